@@ -1,0 +1,667 @@
+//! The link protocol (proxy worker ↔ node) and the command record.
+//!
+//! A link is one TCP connection between one proxy worker and one node, used for every shard that
+//! the node hosts. Frames flow in both directions without waiting; within a link, the requests of
+//! one shard are handled in the order sent, answers may come out of order.
+//!
+//! Every frame is `len: u32` (bytes that follow) `kind: u8` and a body by kind; integers are little
+//! endian. A write's body is `shard: u32` and a *command record*; the record's bytes go into the
+//! log entry as they are, so neither the proxy's nor the primary's CPU encodes a command twice.
+//!
+//! Sizes: a frame is at most [`FRAME_LEN_MAX`]; a longer length closes the link.
+
+use crate::ids::{NodeId, ShardId, Term, WorkerId};
+use crate::slot::Slot;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Largest frame body: Redis's query buffer limit (1 GiB) would be larger, but no single command
+/// may exceed 512 MiB of arguments here; the rest is room for headers.
+pub const FRAME_LEN_MAX: usize = 512 * 1024 * 1024 + 64 * 1024;
+
+/// Version of the link protocol and of the record layout; both sides must match.
+pub const LINK_VERSION: u16 = 1;
+
+/// Bytes of a command record before its body.
+pub const RECORD_HEADER_LEN: usize = 48;
+
+/// What a record asks the state machine to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RecordOp {
+    /// Body: one command as a RESP array of bulk strings.
+    Command = 0,
+    /// MULTI/EXEC. Body: `watch_count: u16`, then per watch `index: u32, version: u64` (see
+    /// [`Watch`]), then `command_count: u32`, then each command as a RESP array.
+    Exec = 1,
+    /// Ends the wait of a blocked command of the same lane. Body: `seq: u64` of the blocked command,
+    /// `reason: u8` ([`UnblockReason`]). Proposed by the primary on time-out (worker 0, the lane's
+    /// worker in `tag`), or by the proxy worker when its client went away or was unblocked; and by
+    /// the worker with [`UnblockReason::Gone`] once it has the final answer of a command that had
+    /// been answered [`AnswerStatus::Blocked`], so that the kept reply can be forgotten.
+    Unblock = 2,
+    /// Deletes keys whose time has come. Body: RESP array of keys. Each is deleted only if its
+    /// expiry is at or before the entry's time. Worker 0.
+    Expire = 3,
+    /// Deletes keys to free memory. Body: RESP array of keys. Worker 0.
+    Evict = 4,
+    /// Drops every lane of a worker and refuses it from now on. Body: `worker: u64`. Worker 0.
+    RetireWorker = 5,
+    /// Nothing; moves the cluster time forward. Empty body. Worker 0.
+    Tick = 6,
+}
+
+impl RecordOp {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Command,
+            1 => Self::Exec,
+            2 => Self::Unblock,
+            3 => Self::Expire,
+            4 => Self::Evict,
+            5 => Self::RetireWorker,
+            6 => Self::Tick,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a blocked command stops waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum UnblockReason {
+    /// Its timeout passed: answered as Redis does (null).
+    Timeout = 0,
+    /// `CLIENT UNBLOCK id ERROR`: answered `-UNBLOCKED client unblocked via CLIENT UNBLOCK`.
+    Error = 1,
+    /// The client is gone: no answer is kept.
+    Gone = 2,
+}
+
+/// Flags of records and read requests.
+pub mod flags {
+    /// Encode the reply as RESP3.
+    pub const RESP3: u8 = 1 << 0;
+    /// The command has no key; `slot` only names the lane (slot 0 by convention).
+    pub const KEYLESS: u8 = 1 << 1;
+    /// The client asked for no reply (CLIENT REPLY OFF/SKIP); the state machine may answer empty.
+    pub const NO_REPLY: u8 = 1 << 2;
+}
+
+/// Header of a command record. The layout, in order: op u8, flags u8, db u16, slot u16, reserved
+/// u16 (zero), worker u64, seq u64, first_unacked u64, tag u64, body_len u32, reserved u32 (zero).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHeader {
+    pub op: RecordOp,
+    /// Of [`flags`].
+    pub flags: u8,
+    /// Logical database.
+    pub db: u16,
+    /// The slot of the (first) key, and with `worker` the lane.
+    pub slot: Slot,
+    pub worker: WorkerId,
+    /// Position in the lane, from 1. 0 for records of [`WorkerId::SHARD`], which have no lane.
+    pub seq: u64,
+    /// The smallest seq of this lane that the worker has not got an answer of; an answer
+    /// [`AnswerStatus::Blocked`] counts. Kept replies below it are forgotten, except those of
+    /// commands that blocked, which are kept until an [`RecordOp::Unblock`] names them.
+    pub first_unacked: u64,
+    /// Opaque to the state machine; comes back in the answer.
+    pub tag: u64,
+    pub body_len: u32,
+}
+
+impl RecordHeader {
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_u8(self.op as u8);
+        out.put_u8(self.flags);
+        out.put_u16_le(self.db);
+        out.put_u16_le(self.slot.get());
+        out.put_u16_le(0);
+        out.put_u64_le(self.worker.0);
+        out.put_u64_le(self.seq);
+        out.put_u64_le(self.first_unacked);
+        out.put_u64_le(self.tag);
+        out.put_u32_le(self.body_len);
+        out.put_u32_le(0);
+    }
+
+    /// Reads a header from the first [`RECORD_HEADER_LEN`] bytes.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, FrameError> {
+        if bytes.len() < RECORD_HEADER_LEN {
+            return Err(FrameError::Short);
+        }
+        let op = bytes.get_u8();
+        let op = RecordOp::from_u8(op).ok_or(FrameError::UnknownRecordOp(op))?;
+        let flags = bytes.get_u8();
+        let db = bytes.get_u16_le();
+        let slot = bytes.get_u16_le();
+        let slot = Slot::new(slot).ok_or(FrameError::SlotOutOfRange(slot))?;
+        bytes.advance(2);
+        let worker = WorkerId(bytes.get_u64_le());
+        let seq = bytes.get_u64_le();
+        let first_unacked = bytes.get_u64_le();
+        let tag = bytes.get_u64_le();
+        let body_len = bytes.get_u32_le();
+        Ok(Self { op, flags, db, slot, worker, seq, first_unacked, tag, body_len })
+    }
+}
+
+/// Splits one record off the front of `bytes`: its header and its body.
+pub fn split_record(bytes: &mut Bytes) -> Result<(RecordHeader, Bytes), FrameError> {
+    let header = RecordHeader::decode(bytes)?;
+    let end = RECORD_HEADER_LEN + header.body_len as usize;
+    if bytes.len() < end {
+        return Err(FrameError::Short);
+    }
+    let mut record = bytes.split_to(end);
+    record.advance(RECORD_HEADER_LEN);
+    Ok((header, record))
+}
+
+/// Header of a log entry's payload: a batch of records applied together.
+/// Layout: version u8, reserved 3 bytes, count u32, time_ms u64, seed u64; then the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchHeader {
+    /// How many records follow.
+    pub count: u32,
+    /// Cluster time in milliseconds since the Unix epoch: `max(previous + 1, primary's wall clock)`.
+    pub time_ms: u64,
+    /// Seed of every random choice in this batch.
+    pub seed: u64,
+}
+
+/// Bytes of an encoded [`BatchHeader`].
+pub const BATCH_HEADER_LEN: usize = 24;
+
+impl BatchHeader {
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_u8(1);
+        out.put_bytes(0, 3);
+        out.put_u32_le(self.count);
+        out.put_u64_le(self.time_ms);
+        out.put_u64_le(self.seed);
+    }
+
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, FrameError> {
+        if bytes.len() < BATCH_HEADER_LEN {
+            return Err(FrameError::Short);
+        }
+        let version = bytes.get_u8();
+        if version != 1 {
+            return Err(FrameError::UnknownBatchVersion(version));
+        }
+        bytes.advance(3);
+        Ok(Self {
+            count: bytes.get_u32_le(),
+            time_ms: bytes.get_u64_le(),
+            seed: bytes.get_u64_le(),
+        })
+    }
+}
+
+/// One watched key: which counter of the shard's fixed table of versions, and what it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watch {
+    pub index: u32,
+    pub version: u64,
+}
+
+/// A read as the proxy sends it; never logged, freely repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub shard: ShardId,
+    pub flags: u8,
+    pub db: u16,
+    pub slot: Slot,
+    pub tag: u64,
+    /// The read waits until this write of the same client is applied: (slot, seq) of the worker's
+    /// lane; seq 0 when there is none.
+    pub depends_on_slot: Slot,
+    pub depends_on_seq: u64,
+    /// What to read.
+    pub op: ReadOp,
+    /// [`ReadOp::Command`]: one command as a RESP array. [`ReadOp::WatchVersions`]: RESP array of keys.
+    pub body: Bytes,
+}
+
+/// Kinds of reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ReadOp {
+    /// A read-only command.
+    Command = 0,
+    /// WATCH: the answer's payload is per key `index: u32, version: u64` ([`Watch`]).
+    WatchVersions = 1,
+}
+
+/// What a proxy worker sends to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// First frame of a link. `secret` is the cluster's internal secret.
+    Hello {
+        version: u16,
+        cluster_id: [u8; 16],
+        secret: [u8; 32],
+        worker: WorkerId,
+    },
+    /// `record` is the encoded header and body ([`RecordHeader`]), not decoded here.
+    Write {
+        shard: ShardId,
+        record: Bytes,
+    },
+    Read(ReadRequest),
+    /// Answered at once by the node's network thread: tells a live link from a stuck one.
+    Ping {
+        nonce: u64,
+    },
+}
+
+/// How an answer ends a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum AnswerStatus {
+    /// Payload: the reply in RESP, for the client as it is.
+    Reply = 0,
+    /// This node is not the shard's primary (or cannot take the request now). The request was not
+    /// proposed by *this* sending of it. Payload: `term: u64, leader_node: u64` (0: unknown).
+    NotPrimary = 1,
+    /// `seq` was beyond the lane's next; not executed. Payload: `next: u64`.
+    Gap = 2,
+    /// The lane is unknown and seq is not 1, or the worker is retired; not executed *now*.
+    SessionExpired = 3,
+    /// The primary's queues are full; not proposed. Send again later.
+    Busy = 4,
+    /// The slot is frozen by a move; not executed, seq not used. Hold and send again.
+    Frozen = 5,
+    /// The slot belongs to another shard. Payload: `shard: u32, shard_epoch: u64`.
+    Moved = 6,
+    /// [`ReadOp::WatchVersions`]: payload as said there.
+    WatchVersions = 7,
+    /// The command blocks: it is registered in the state machine, the final answer comes later
+    /// under the same tag. Payload: empty.
+    Blocked = 8,
+}
+
+impl AnswerStatus {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Reply,
+            1 => Self::NotPrimary,
+            2 => Self::Gap,
+            3 => Self::SessionExpired,
+            4 => Self::Busy,
+            5 => Self::Frozen,
+            6 => Self::Moved,
+            7 => Self::WatchVersions,
+            8 => Self::Blocked,
+            _ => return None,
+        })
+    }
+}
+
+/// What a node sends to a proxy worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// Accepts a Hello.
+    HelloOk {
+        node: NodeId,
+    },
+    /// Refuses a Hello and closes. Text for the log.
+    HelloRefused {
+        reason: Bytes,
+    },
+    /// Ends (or, with [`AnswerStatus::Blocked`], marks) the request with this tag.
+    Answer {
+        tag: u64,
+        status: AnswerStatus,
+        payload: Bytes,
+    },
+    /// Sent when this node starts to serve the shard as primary, and for each such shard after
+    /// HelloOk.
+    PrimaryIs {
+        shard: ShardId,
+        term: Term,
+        node: NodeId,
+    },
+    Pong {
+        nonce: u64,
+    },
+}
+
+/// A frame that cannot be understood; the link is closed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FrameError {
+    #[error("frame of {0} bytes is over the limit")]
+    TooLong(usize),
+    #[error("frame ends early")]
+    Short,
+    #[error("unknown frame kind {0}")]
+    UnknownKind(u8),
+    #[error("unknown record op {0}")]
+    UnknownRecordOp(u8),
+    #[error("unknown answer status {0}")]
+    UnknownStatus(u8),
+    #[error("unknown read op {0}")]
+    UnknownReadOp(u8),
+    #[error("slot {0} out of range")]
+    SlotOutOfRange(u16),
+    #[error("unknown batch version {0}")]
+    UnknownBatchVersion(u8),
+}
+
+const KIND_HELLO: u8 = 1;
+const KIND_WRITE: u8 = 2;
+const KIND_READ: u8 = 3;
+const KIND_PING: u8 = 4;
+const KIND_HELLO_OK: u8 = 65;
+const KIND_HELLO_REFUSED: u8 = 66;
+const KIND_ANSWER: u8 = 67;
+const KIND_PRIMARY_IS: u8 = 68;
+const KIND_PONG: u8 = 69;
+
+/// Bytes of a write frame before its record.
+pub const WRITE_PREFIX_LEN: usize = 4 + 1 + 4;
+/// Bytes of an answer frame before its payload.
+pub const ANSWER_PREFIX_LEN: usize = 4 + 1 + 8 + 1;
+const READ_HEADER_LEN: usize = 1 + 4 + 1 + 1 + 2 + 2 + 2 + 8 + 8;
+
+/// Appends a write frame's prefix and record header; the caller appends `header.body_len` bytes.
+pub fn begin_write(shard: ShardId, header: &RecordHeader, out: &mut BytesMut) {
+    out.put_u32_le((1 + 4 + RECORD_HEADER_LEN + header.body_len as usize) as u32);
+    out.put_u8(KIND_WRITE);
+    out.put_u32_le(shard.0);
+    header.encode(out);
+}
+
+/// Appends an answer frame's prefix; the caller appends `payload_len` bytes.
+pub fn begin_answer(tag: u64, status: AnswerStatus, payload_len: usize, out: &mut BytesMut) {
+    out.put_u32_le((1 + 8 + 1 + payload_len) as u32);
+    out.put_u8(KIND_ANSWER);
+    out.put_u64_le(tag);
+    out.put_u8(status as u8);
+}
+
+impl ReadRequest {
+    /// Appends the frame's prefix; the caller appends `body_len` bytes (self.body is not written).
+    pub fn begin(&self, body_len: usize, out: &mut BytesMut) {
+        out.put_u32_le((READ_HEADER_LEN + body_len) as u32);
+        out.put_u8(KIND_READ);
+        out.put_u32_le(self.shard.0);
+        out.put_u8(self.flags);
+        out.put_u8(self.op as u8);
+        out.put_u16_le(self.db);
+        out.put_u16_le(self.slot.get());
+        out.put_u16_le(self.depends_on_slot.get());
+        out.put_u64_le(self.depends_on_seq);
+        out.put_u64_le(self.tag);
+    }
+}
+
+impl Request {
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Hello { version, cluster_id, secret, worker } => {
+                out.put_u32_le(1 + 2 + 16 + 32 + 8);
+                out.put_u8(KIND_HELLO);
+                out.put_u16_le(*version);
+                out.put_slice(cluster_id);
+                out.put_slice(secret);
+                out.put_u64_le(worker.0);
+            }
+            Self::Write { shard, record } => {
+                out.put_u32_le((1 + 4 + record.len()) as u32);
+                out.put_u8(KIND_WRITE);
+                out.put_u32_le(shard.0);
+                out.put_slice(record);
+            }
+            Self::Read(read) => {
+                read.begin(read.body.len(), out);
+                out.put_slice(&read.body);
+            }
+            Self::Ping { nonce } => {
+                out.put_u32_le(9);
+                out.put_u8(KIND_PING);
+                out.put_u64_le(*nonce);
+            }
+        }
+    }
+
+    /// Takes one frame off the front of `bytes`; `None` when more bytes are needed.
+    pub fn decode(bytes: &mut BytesMut) -> Result<Option<Self>, FrameError> {
+        let Some(mut body) = take_frame(bytes)? else { return Ok(None) };
+        let kind = take::<1>(&mut body)?[0];
+        Ok(Some(match kind {
+            KIND_HELLO => Self::Hello {
+                version: u16::from_le_bytes(take(&mut body)?),
+                cluster_id: take(&mut body)?,
+                secret: take(&mut body)?,
+                worker: WorkerId(u64::from_le_bytes(take(&mut body)?)),
+            },
+            KIND_WRITE => {
+                let shard = ShardId(u32::from_le_bytes(take(&mut body)?));
+                let header = RecordHeader::decode(&body)?;
+                if body.len() != RECORD_HEADER_LEN + header.body_len as usize {
+                    return Err(FrameError::Short);
+                }
+                Self::Write { shard, record: body }
+            }
+            KIND_READ => Self::Read(ReadRequest {
+                shard: ShardId(u32::from_le_bytes(take(&mut body)?)),
+                flags: take::<1>(&mut body)?[0],
+                op: match take::<1>(&mut body)?[0] {
+                    0 => ReadOp::Command,
+                    1 => ReadOp::WatchVersions,
+                    other => return Err(FrameError::UnknownReadOp(other)),
+                },
+                db: u16::from_le_bytes(take(&mut body)?),
+                slot: take_slot(&mut body)?,
+                depends_on_slot: take_slot(&mut body)?,
+                depends_on_seq: u64::from_le_bytes(take(&mut body)?),
+                tag: u64::from_le_bytes(take(&mut body)?),
+                body,
+            }),
+            KIND_PING => Self::Ping { nonce: u64::from_le_bytes(take(&mut body)?) },
+            other => return Err(FrameError::UnknownKind(other)),
+        }))
+    }
+}
+
+impl Response {
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::HelloOk { node } => {
+                out.put_u32_le(9);
+                out.put_u8(KIND_HELLO_OK);
+                out.put_u64_le(node.0);
+            }
+            Self::HelloRefused { reason } => {
+                out.put_u32_le((1 + reason.len()) as u32);
+                out.put_u8(KIND_HELLO_REFUSED);
+                out.put_slice(reason);
+            }
+            Self::Answer { tag, status, payload } => {
+                begin_answer(*tag, *status, payload.len(), out);
+                out.put_slice(payload);
+            }
+            Self::PrimaryIs { shard, term, node } => {
+                out.put_u32_le(1 + 4 + 8 + 8);
+                out.put_u8(KIND_PRIMARY_IS);
+                out.put_u32_le(shard.0);
+                out.put_u64_le(term.0);
+                out.put_u64_le(node.0);
+            }
+            Self::Pong { nonce } => {
+                out.put_u32_le(9);
+                out.put_u8(KIND_PONG);
+                out.put_u64_le(*nonce);
+            }
+        }
+    }
+
+    /// Takes one frame off the front of `bytes`; `None` when more bytes are needed.
+    pub fn decode(bytes: &mut BytesMut) -> Result<Option<Self>, FrameError> {
+        let Some(mut body) = take_frame(bytes)? else { return Ok(None) };
+        let kind = take::<1>(&mut body)?[0];
+        Ok(Some(match kind {
+            KIND_HELLO_OK => Self::HelloOk { node: NodeId(u64::from_le_bytes(take(&mut body)?)) },
+            KIND_HELLO_REFUSED => Self::HelloRefused { reason: body },
+            KIND_ANSWER => {
+                let tag = u64::from_le_bytes(take(&mut body)?);
+                let status = take::<1>(&mut body)?[0];
+                let status =
+                    AnswerStatus::from_u8(status).ok_or(FrameError::UnknownStatus(status))?;
+                Self::Answer { tag, status, payload: body }
+            }
+            KIND_PRIMARY_IS => Self::PrimaryIs {
+                shard: ShardId(u32::from_le_bytes(take(&mut body)?)),
+                term: Term(u64::from_le_bytes(take(&mut body)?)),
+                node: NodeId(u64::from_le_bytes(take(&mut body)?)),
+            },
+            KIND_PONG => Self::Pong { nonce: u64::from_le_bytes(take(&mut body)?) },
+            other => return Err(FrameError::UnknownKind(other)),
+        }))
+    }
+}
+
+/// Takes a whole frame (without its length) off the front, once it is all there.
+fn take_frame(bytes: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+    let Some(len) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let len = u32::from_le_bytes(*len) as usize;
+    if len > FRAME_LEN_MAX {
+        return Err(FrameError::TooLong(len));
+    }
+    if bytes.len() < 4 + len {
+        bytes.reserve(4 + len - bytes.len());
+        return Ok(None);
+    }
+    bytes.advance(4);
+    Ok(Some(bytes.split_to(len).freeze()))
+}
+
+fn take<const N: usize>(body: &mut Bytes) -> Result<[u8; N], FrameError> {
+    let taken = *body.first_chunk::<N>().ok_or(FrameError::Short)?;
+    body.advance(N);
+    Ok(taken)
+}
+
+fn take_slot(body: &mut Bytes) -> Result<Slot, FrameError> {
+    let value = u16::from_le_bytes(take(body)?);
+    Slot::new(value).ok_or(FrameError::SlotOutOfRange(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(body_len: u32) -> RecordHeader {
+        RecordHeader {
+            op: RecordOp::Command,
+            flags: flags::RESP3,
+            db: 3,
+            slot: Slot::of_key(b"foo"),
+            worker: WorkerId(77),
+            seq: 12,
+            first_unacked: 9,
+            tag: u64::MAX - 1,
+            body_len,
+        }
+    }
+
+    fn requests() -> Vec<Request> {
+        let body = b"*1\r\n$4\r\nPING\r\n";
+        let mut record = BytesMut::new();
+        header(body.len() as u32).encode(&mut record);
+        record.put_slice(body);
+        vec![
+            Request::Hello {
+                version: LINK_VERSION,
+                cluster_id: [1; 16],
+                secret: [2; 32],
+                worker: WorkerId(5),
+            },
+            Request::Write { shard: ShardId(2), record: record.freeze() },
+            Request::Read(ReadRequest {
+                shard: ShardId(1),
+                flags: 0,
+                db: 0,
+                slot: Slot::of_key(b"a"),
+                tag: 4,
+                depends_on_slot: Slot::of_key(b"b"),
+                depends_on_seq: 8,
+                op: ReadOp::WatchVersions,
+                body: Bytes::from_static(body),
+            }),
+            Request::Ping { nonce: 6 },
+        ]
+    }
+
+    #[test]
+    fn requests_survive_every_split() {
+        let mut wire = BytesMut::new();
+        for request in requests() {
+            request.encode(&mut wire);
+        }
+        for split in 0..=wire.len() {
+            let mut got = Vec::new();
+            let mut buffer = BytesMut::new();
+            for part in [&wire[..split], &wire[split..]] {
+                buffer.put_slice(part);
+                while let Some(request) = Request::decode(&mut buffer).unwrap() {
+                    got.push(request);
+                }
+            }
+            assert_eq!(got, requests(), "split at {split}");
+        }
+    }
+
+    #[test]
+    fn responses_round_trip() {
+        let responses = vec![
+            Response::HelloOk { node: NodeId(3) },
+            Response::HelloRefused { reason: Bytes::from_static(b"no") },
+            Response::Answer {
+                tag: 9,
+                status: AnswerStatus::Gap,
+                payload: Bytes::from_static(b"x"),
+            },
+            Response::PrimaryIs { shard: ShardId(1), term: Term(4), node: NodeId(2) },
+            Response::Pong { nonce: 1 },
+        ];
+        let mut wire = BytesMut::new();
+        for response in &responses {
+            response.encode(&mut wire);
+        }
+        let mut got = Vec::new();
+        while let Some(response) = Response::decode(&mut wire).unwrap() {
+            got.push(response);
+        }
+        assert_eq!(got, responses);
+        assert!(wire.is_empty());
+    }
+
+    #[test]
+    fn begin_write_equals_encode() {
+        let mut direct = BytesMut::new();
+        let h = header(3);
+        begin_write(ShardId(7), &h, &mut direct);
+        direct.put_slice(b"abc");
+        let Some(Request::Write { shard, record }) = Request::decode(&mut direct).unwrap() else {
+            panic!("not a write");
+        };
+        assert_eq!(shard, ShardId(7));
+        let mut record = record;
+        assert_eq!(split_record(&mut record).unwrap(), (h, Bytes::from_static(b"abc")));
+    }
+
+    #[test]
+    fn hostile_lengths_are_refused() {
+        let mut wire = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
+        assert_eq!(Request::decode(&mut wire), Err(FrameError::TooLong(u32::MAX as usize)));
+        // A record that claims a longer body than the frame has.
+        let mut wire = BytesMut::new();
+        begin_write(ShardId(1), &header(10), &mut wire);
+        let len = (wire.len() - 4) as u32;
+        wire[..4].copy_from_slice(&len.to_le_bytes());
+        assert_eq!(Request::decode(&mut wire), Err(FrameError::Short));
+    }
+}

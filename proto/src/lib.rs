@@ -1,0 +1,18 @@
+//! Wire contracts of Holdfast: what crosses a process boundary, and nothing that decides anything.
+//!
+//! In reading order: [`ids`] and [`slot`] are the vocabulary; [`frame`] is the link protocol
+//! between proxies and nodes and the command record that is also the unit of the replicated log;
+//! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command;
+//! [`v1`] holds the gRPC services and messages generated from `proto/holdfast.proto`.
+
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod ids;
+pub mod slot;
+
+/// gRPC services and messages (generated from `proto/holdfast.proto`).
+#[allow(clippy::all, unreachable_pub, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("holdfast.v1");
+}
