@@ -10,6 +10,7 @@
 
 pub mod frame;
 pub mod ids;
+pub mod resp;
 pub mod sentinel_client;
 pub mod slot;
 
