@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod frame;
 pub mod ids;
 pub mod resp;
