@@ -1,0 +1,185 @@
+//! The RDB format: what stock Redis writes to disk and DUMP puts on the wire.
+//!
+//! Written is version [`VERSION`], which Redis 7.0 and later load. Read is everything from version 1
+//! to [`VERSION_READ_MAX`] except modules, and streams, which the engine does not have yet.
+//!
+//! Everything here may be handed hostile bytes (RESTORE's payload comes from a client), so lengths
+//! are checked before memory is reserved, packed forms are validated whole before they are walked,
+//! and nothing panics.
+//!
+//! In reading order: [`crc64`] and [`lzf`], the scalars ([`decode`], [`encode`]), the packed forms
+//! ([`listpack`], [`ziplist`], [`intset`], [`zipmap`]).
+
+pub mod crc64;
+pub mod decode;
+pub mod encode;
+pub mod intset;
+pub mod listpack;
+pub mod lzf;
+pub mod ziplist;
+pub mod zipmap;
+
+/// The version written to files and to the footer of DUMP payloads: that of Redis 7.0.
+pub const VERSION: u16 = 10;
+
+/// The newest version read: that of Redis 7.2, whose forms of hash, set, list and sorted set are
+/// all known here.
+pub const VERSION_READ_MAX: u16 = 11;
+
+/// The longest string accepted, as Redis's default `proto-max-bulk-len`: 512 MiB.
+pub const STRING_LEN_MAX: usize = 512 * 1024 * 1024;
+
+/// Bytes of a DUMP payload's footer: version u16 and CRC-64, little endian.
+pub const DUMP_FOOTER_LEN: usize = 10;
+
+/// Types of values. Numbers from Redis's `rdb.h`.
+pub mod kind {
+    pub const STRING: u8 = 0;
+    pub const LIST: u8 = 1;
+    pub const SET: u8 = 2;
+    /// Scores as text.
+    pub const ZSET: u8 = 3;
+    pub const HASH: u8 = 4;
+    /// Scores as binary doubles.
+    pub const ZSET_2: u8 = 5;
+    pub const MODULE_PRE_GA: u8 = 6;
+    pub const MODULE_2: u8 = 7;
+    pub const HASH_ZIPMAP: u8 = 9;
+    pub const LIST_ZIPLIST: u8 = 10;
+    pub const SET_INTSET: u8 = 11;
+    pub const ZSET_ZIPLIST: u8 = 12;
+    pub const HASH_ZIPLIST: u8 = 13;
+    pub const LIST_QUICKLIST: u8 = 14;
+    pub const STREAM_LISTPACKS: u8 = 15;
+    pub const HASH_LISTPACK: u8 = 16;
+    pub const ZSET_LISTPACK: u8 = 17;
+    pub const LIST_QUICKLIST_2: u8 = 18;
+    pub const STREAM_LISTPACKS_2: u8 = 19;
+    /// From version 11: not written here.
+    pub const SET_LISTPACK: u8 = 20;
+    pub const STREAM_LISTPACKS_3: u8 = 21;
+}
+
+/// Opcodes between the keys of a file. Numbers from Redis's `rdb.h`.
+pub mod opcode {
+    pub const FUNCTION_2: u8 = 245;
+    pub const FUNCTION_PRE_GA: u8 = 246;
+    pub const MODULE_AUX: u8 = 247;
+    pub const IDLE: u8 = 248;
+    pub const FREQ: u8 = 249;
+    pub const AUX: u8 = 250;
+    pub const RESIZEDB: u8 = 251;
+    pub const EXPIRETIME_MS: u8 = 252;
+    pub const EXPIRETIME: u8 = 253;
+    pub const SELECTDB: u8 = 254;
+    pub const EOF: u8 = 255;
+}
+
+/// Containers of a node of [`kind::LIST_QUICKLIST_2`].
+pub mod container {
+    /// One large element, as it is.
+    pub const PLAIN: u64 = 1;
+    /// A listpack of elements.
+    pub const PACKED: u64 = 2;
+}
+
+/// Why bytes could not be read as RDB.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The environment's fault: the reader failed.
+    #[error("cannot read: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("ends early")]
+    Truncated,
+    #[error("corrupt: {0}")]
+    Corrupt(&'static str),
+    #[error("RDB version {0} is not supported")]
+    Version(u32),
+    #[error("checksum is wrong")]
+    Checksum,
+    /// Well-formed, but of a kind that the engine does not have.
+    #[error("{0} are not supported yet")]
+    NotSupported(&'static str),
+}
+
+/// One element of a packed form: small integers are kept as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element<'a> {
+    Bytes(&'a [u8]),
+    Int(i64),
+}
+
+impl<'a> Element<'a> {
+    /// The element as the bytes that a client sees; integers are written to `buffer`.
+    pub fn bytes<'b>(&self, buffer: &'b mut itoa::Buffer) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Int(value) => buffer.format(*value).as_bytes(),
+        }
+    }
+}
+
+/// A little-endian signed integer of 1 to 8 bytes.
+fn little_endian_int(bytes: impl AsRef<[u8]>) -> i64 {
+    let bytes = bytes.as_ref();
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    let unused_bits = 64 - 8 * bytes.len() as u32;
+    i64::from_le_bytes(wide) << unused_bits >> unused_bits
+}
+
+/// The integer that `bytes` is the canonical decimal form of, so that formatting it again gives
+/// the same bytes: no leading zeros, no plus sign, no "-0".
+pub fn canonical_int(bytes: &[u8]) -> Option<i64> {
+    let (negative, digits) = match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, bytes),
+    };
+    // 19 digits hold every i64; one more byte for the sign was taken off above.
+    match digits {
+        [b'0'] if !negative => return Some(0),
+        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
+        _ => return None,
+    }
+    let mut magnitude: u64 = 0;
+    for &digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        // Cannot overflow: 19 digits are below 10^19 < 2^64.
+        magnitude = magnitude * 10 + u64::from(digit - b'0');
+    }
+    if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_ints() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("7", Some(7)),
+            ("-1", Some(-1)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("-9223372036854775809", None),
+            ("99999999999999999999", None),
+            ("-0", None),
+            ("00", None),
+            ("01", None),
+            ("+1", None),
+            ("1 ", None),
+            ("", None),
+            ("-", None),
+            ("1a", None),
+        ] {
+            assert_eq!(canonical_int(text.as_bytes()), value, "{text}");
+        }
+    }
+}
