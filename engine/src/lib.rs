@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The data model and every data command: one [`Engine`] is the state of one shard replica.
+//!
+//! It is a pure, deterministic, single-threaded state machine. There is no clock, no source of
+//! randomness, no I/O and no thread in this crate: cluster time and seeds come with each batch of
+//! the log. Two engines that applied the same log are equal in everything a client can see,
+//! whatever the layout of their hash tables and encodings ([`Engine::digest`] compares them).
+//!
+//! In reading order: [`Engine`] (`engine.rs`) applies records and answers reads; `lane` keeps the
+//! exactly-once records; `blocking` holds commands that wait for keys; `keyspace` is the data,
+//! stored as `entry` allocations in `table`s; `value` has the types; `command` has one file per
+//! command family and the dispatch table.
+
+mod blocking;
+mod command;
+mod config;
+mod digest;
+mod engine;
+mod entry;
+mod error;
+mod hash;
+mod keyspace;
+mod lane;
+mod memory;
+mod num;
+mod outcome;
+mod random;
+mod reply;
+mod table;
+pub mod value;
+
+pub use config::EngineConfig;
+pub use engine::{Engine, ReadOutcome, Stats};
+pub use outcome::{Completion, Outcomes};

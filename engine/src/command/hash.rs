@@ -1,0 +1,5 @@
+//! The hash commands.
+
+use super::Command;
+
+pub(super) const COMMANDS: &[Command] = &[];

@@ -1,0 +1,5 @@
+//! The list commands.
+
+use super::Command;
+
+pub(super) const COMMANDS: &[Command] = &[];

@@ -1,0 +1,257 @@
+//! The commands, one file per family, and the table that dispatches to them.
+//!
+//! # How a family file is written
+//!
+//! A handler is a function of the context and the arguments (`args[0]` is the command's name). The
+//! table's arity is already checked. It appends exactly one RESP value to `ctx.reply`, or returns
+//! an error, which becomes the reply (whatever it had written before is dropped, what it changed is
+//! not: check everything first). `ctx.keys` and `ctx.reply` are separate fields, so that a borrowed
+//! value can be written out:
+//!
+//! ```ignore
+//! pub(super) const COMMANDS: &[Command] =
+//!     &[Command::new("llen", llen), Command::new("rpush", rpush), Command::new("blpop", blpop)];
+//!
+//! fn llen(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+//!     let len = ctx.keys.list(args[1])?.map_or(0, List::len);
+//!     ctx.reply.count(len);
+//!     Ok(())
+//! }
+//!
+//! fn rpush(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+//!     let list = ctx.keys.list_or_new(args[1])?;     // WRONGTYPE for another type
+//!     for element in &args[2..] {
+//!         list.push_back(element);
+//!     }
+//!     let len = list.len();
+//!     ctx.keys.modified(args[1]);                    // accounts, deletes if empty, wakes waiters
+//!     ctx.reply.count(len);
+//!     Ok(())
+//! }
+//!
+//! fn blpop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+//!     let (&timeout, keys) = args[1..].split_last().expect("the arity is checked");
+//!     let deadline_ms = ctx.deadline_arg(timeout)?;
+//!     for key in keys { /* serve and return if the key has elements */ }
+//!     if !ctx.may_block() {
+//!         ctx.reply.null_array();                    // inside MULTI: as if it had timed out
+//!         return Ok(());
+//!     }
+//!     ctx.block_on(keys, deadline_ms, BlockKind::List);   // no reply now; run again when ready
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Rules: effects depend on logical values only, never on layout or encoding; random choices come
+//! from `ctx.rng` over an order that does not depend on layout (`Table::random`, sorted members);
+//! `ctx.keys.now_ms()` is the time. One `modified` per changed key. A command that only reads must
+//! not call `*_mut`: it may run on the read path.
+
+use crate::blocking::{BlockKind, BlockRequest};
+use crate::config::EncodingLimits;
+use crate::error::CommandError;
+use crate::keyspace::Keys;
+use crate::num;
+use crate::random::Rng;
+use crate::reply::Reply;
+use std::sync::OnceLock;
+
+mod hash;
+mod list;
+mod set;
+mod string;
+mod zset;
+
+/// What a handler returns; the error is the reply.
+pub(crate) type CommandResult = Result<(), CommandError>;
+
+type Handler = fn(&mut Ctx<'_>, &[&[u8]]) -> CommandResult;
+
+/// One command of a family.
+pub(crate) struct Command {
+    /// In lower case, at most 16 bytes.
+    name: &'static str,
+    run: Handler,
+}
+
+impl Command {
+    pub(crate) const fn new(name: &'static str, run: Handler) -> Self {
+        assert!(name.len() <= NAME_LEN_MAX);
+        Self { name, run }
+    }
+}
+
+/// What a handler works with.
+pub(crate) struct Ctx<'a> {
+    pub(crate) keys: Keys<'a>,
+    pub(crate) reply: Reply<'a>,
+    pub(crate) rng: Rng,
+    pub(crate) limits: &'a EncodingLimits,
+    /// Inside EXEC, where nothing blocks.
+    pub(crate) in_exec: bool,
+    /// Set by [`Ctx::block_on`].
+    pub(crate) blocked: Option<BlockRequest>,
+}
+
+impl Ctx<'_> {
+    /// Whether the command may wait. If not, it answers at once as if its time were over.
+    pub(crate) fn may_block(&self) -> bool {
+        !self.in_exec
+    }
+
+    /// Makes the command wait until one of `keys` changes, then it is run again. The handler
+    /// returns without a reply.
+    pub(crate) fn block_on(&mut self, keys: &[&[u8]], deadline_ms: Option<u64>, kind: BlockKind) {
+        let keys = keys.iter().map(|&key| Box::from(key)).collect();
+        self.blocked = Some(BlockRequest { keys, deadline_ms, kind });
+    }
+
+    /// The timeout argument of a blocking command, in seconds, as an absolute time; 0 is never.
+    pub(crate) fn deadline_arg(&self, text: &[u8]) -> Result<Option<u64>, CommandError> {
+        const NOT_A_FLOAT: CommandError =
+            CommandError::Text("ERR timeout is not a float or out of range");
+        let seconds = num::parse_f64(text).ok_or(NOT_A_FLOAT)?;
+        let millis = (seconds * 1000.0).ceil();
+        if millis > i64::MAX as f64 {
+            return Err(CommandError::Text("ERR timeout is out of range"));
+        }
+        if seconds < 0.0 {
+            return Err(CommandError::Text("ERR timeout is negative"));
+        }
+        let deadline = self.keys.now_ms().checked_add(millis as u64);
+        match deadline {
+            _ if millis == 0.0 => Ok(None),
+            Some(deadline) if deadline <= i64::MAX as u64 => Ok(Some(deadline)),
+            _ => Err(CommandError::Text("ERR timeout is out of range")),
+        }
+    }
+}
+
+/// Whether `arg` is this option, whatever its case. `option` is in upper case.
+pub(crate) fn is_option(arg: &[u8], option: &str) -> bool {
+    arg.eq_ignore_ascii_case(option.as_bytes())
+}
+
+/// A command as dispatch knows it.
+pub(crate) struct Registered {
+    name: &'static str,
+    run: Handler,
+    /// As in the command table: the exact count of arguments, or minus the least.
+    arity: i32,
+    pub(crate) readonly: bool,
+}
+
+impl Registered {
+    /// Runs the command; its reply, be it an error, is written.
+    pub(crate) fn run(&self, ctx: &mut Ctx<'_>, args: &[&[u8]]) {
+        let result = if self.arity_fits(args.len()) {
+            (self.run)(ctx, args)
+        } else {
+            Err(CommandError::Arity(self.name.to_owned()))
+        };
+        if let Err(error) = result {
+            ctx.blocked = None;
+            ctx.reply.reset();
+            ctx.reply.error(&error.to_string());
+        }
+    }
+
+    fn arity_fits(&self, len: usize) -> bool {
+        let arity = self.arity.unsigned_abs() as usize;
+        if self.arity >= 0 { len == arity } else { len >= arity }
+    }
+}
+
+/// Finds a command by its name in any case.
+pub(crate) fn lookup(name: &[u8]) -> Option<&'static Registered> {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(Registry::new).find(name)
+}
+
+/// The error for a name that [`lookup`] does not know, with Redis's wording.
+pub(crate) fn unknown(args: &[&[u8]]) -> CommandError {
+    let name = String::from_utf8_lossy(&args[0][..args[0].len().min(128)]).into_owned();
+    let mut text = format!("ERR unknown command '{name}', with args beginning with: ");
+    for arg in &args[1..] {
+        if text.len() >= 128 + name.len() {
+            break;
+        }
+        let shown = &arg[..arg.len().min(128)];
+        text.push_str(&format!("'{}' ", String::from_utf8_lossy(shown)));
+    }
+    CommandError::Owned(text)
+}
+
+const FAMILIES: &[&[Command]] =
+    &[string::COMMANDS, list::COMMANDS, hash::COMMANDS, set::COMMANDS, zset::COMMANDS];
+
+/// Longest name of a command; shorter ones are packed into one `u128`.
+const NAME_LEN_MAX: usize = 16;
+/// Places of the registry, a power of two far above the number of commands.
+const REGISTRY_LEN: usize = 1024;
+
+/// An open-addressing table from packed names to commands.
+struct Registry(Box<[(u128, Option<Registered>)]>);
+
+impl Registry {
+    fn new() -> Self {
+        let mut places = Vec::new();
+        places.resize_with(REGISTRY_LEN, || (0, None));
+        let mut registry = Self(places.into_boxed_slice());
+        for command in FAMILIES.iter().copied().flatten() {
+            registry.add(command);
+        }
+        registry
+    }
+
+    fn add(&mut self, command: &Command) {
+        let (arity, readonly) = spec(command.name);
+        let packed = pack(command.name.as_bytes()).expect("names are short");
+        let mut at = place(packed);
+        while self.0[at].1.is_some() {
+            at = (at + 1) % REGISTRY_LEN;
+        }
+        let Command { name, run } = *command;
+        self.0[at] = (packed, Some(Registered { name, run, arity, readonly }));
+    }
+
+    #[inline]
+    fn find(&self, name: &[u8]) -> Option<&Registered> {
+        let packed = pack(name)?;
+        let mut at = place(packed);
+        loop {
+            let (found, command) = &self.0[at];
+            let command = command.as_ref()?;
+            if *found == packed {
+                return Some(command);
+            }
+            at = (at + 1) % REGISTRY_LEN;
+        }
+    }
+}
+
+/// Arity and whether the command only reads, from the command table.
+fn spec(_name: &str) -> (i32, bool) {
+    (-1, true)
+}
+
+/// A name in lower case as a number; `None` if it is too long or empty.
+#[inline]
+fn pack(name: &[u8]) -> Option<u128> {
+    if name.len() > NAME_LEN_MAX || name.is_empty() {
+        return None;
+    }
+    let mut bytes = [0u8; NAME_LEN_MAX];
+    bytes[..name.len()].copy_from_slice(name);
+    bytes.make_ascii_lowercase();
+    Some(u128::from_le_bytes(bytes))
+}
+
+#[inline]
+fn place(packed: u128) -> usize {
+    let folded = crate::hash::mix(
+        packed as u64 ^ 0x9e37_79b9_7f4a_7c15,
+        (packed >> 64) as u64 ^ 0xd1b5_4a32_d192_ed03,
+    );
+    folded as usize % REGISTRY_LEN
+}

@@ -1,0 +1,5 @@
+//! The set commands.
+
+use super::Command;
+
+pub(super) const COMMANDS: &[Command] = &[];

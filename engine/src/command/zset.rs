@@ -1,0 +1,5 @@
+//! The zset commands.
+
+use super::Command;
+
+pub(super) const COMMANDS: &[Command] = &[];

@@ -1,0 +1,622 @@
+//! The engine: applies records of the log and answers reads.
+
+use crate::blocking::{BlockKind, BlockRequest, Waiter, WaiterName};
+use crate::command::{self, Ctx};
+use crate::config::EngineConfig;
+use crate::digest::Digest;
+use crate::hash;
+use crate::keyspace::{Clock, Keyspace};
+use crate::lane::{Admission, Kept, Lanes};
+use crate::outcome::Outcomes;
+use crate::random::Rng;
+use crate::reply::Reply;
+use crate::value::ValueRef;
+use holdfast_proto::frame::{
+    AnswerStatus, BatchHeader, ReadOp, RecordHeader, RecordOp, UnblockReason, flags,
+};
+use holdfast_proto::ids::WorkerId;
+use holdfast_proto::resp::parse_array;
+use holdfast_proto::slot::Slot;
+use smallvec::SmallVec;
+
+/// The state of one shard replica.
+pub struct Engine {
+    pub(crate) cfg: EngineConfig,
+    pub(crate) space: Keyspace,
+    pub(crate) lanes: Lanes,
+    /// Cluster time of the last applied batch, milliseconds since the Unix epoch.
+    pub(crate) time_ms: u64,
+    commands: u64,
+    /// Random numbers of reads; not replicated.
+    read_rng: Rng,
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The reply was appended.
+    Done,
+    /// The read saw a key that is due by `now_ms` but not by the applied time. A replica whose
+    /// cluster time is behind could still show it later, so the caller gets a cluster time of at
+    /// least `now_ms` applied (a Tick record) and reads again. Nothing was appended.
+    Expired,
+    /// The command may write; it has to go through the log. Nothing was appended.
+    NotReadOnly,
+}
+
+/// Counters of this replica since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub keyspace_hits: u64,
+    pub keyspace_misses: u64,
+    pub expired_keys: u64,
+    pub evicted_keys: u64,
+    /// Commands executed, those inside EXEC included.
+    pub commands: u64,
+    pub blocked_commands: u64,
+}
+
+/// Where a command stands: what decides its time, its random numbers and its protocol.
+#[derive(Clone, Copy)]
+struct Place {
+    db: u16,
+    resp3: bool,
+    in_exec: bool,
+    seed: u64,
+    index: u32,
+    position: u32,
+}
+
+impl Engine {
+    pub fn new(cfg: EngineConfig) -> Self {
+        let space = Keyspace::new(cfg.databases, cfg.hash_seed);
+        let read_rng = Rng::new(cfg.hash_seed, 0, 0);
+        Self { cfg, space, lanes: Lanes::default(), time_ms: 0, commands: 0, read_rng }
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.cfg
+    }
+
+    /// Applies record number `index` of a batch, and pushes the record's own answer (if it has a
+    /// worker to answer), then those of blocked commands that it woke.
+    pub fn apply(
+        &mut self,
+        batch: &BatchHeader,
+        index: u32,
+        header: &RecordHeader,
+        body: &[u8],
+        out: &mut Outcomes,
+    ) {
+        hash::enter(self.cfg.hash_seed);
+        self.time_ms = batch.time_ms;
+        let mut position = 0;
+        if header.worker == WorkerId::SHARD {
+            self.apply_own(batch, index, header, body, out);
+        } else if self.admit(header, out) {
+            let place = Place {
+                db: header.db,
+                resp3: header.flags & flags::RESP3 != 0,
+                in_exec: false,
+                seed: batch.seed,
+                index,
+                position: 0,
+            };
+            self.execute(place, header, body, out, &mut position);
+        }
+        if !self.space.waiters.is_empty() {
+            self.serve_waiters(batch.seed, index, &mut position, out);
+        }
+    }
+
+    /// Executes a read-only command, or tells the versions of watched keys, and appends the reply.
+    /// `now_ms` is the greater of [`Engine::time_ms`] and the wall clock.
+    pub fn read(
+        &mut self,
+        now_ms: u64,
+        db: u16,
+        resp3: bool,
+        op: ReadOp,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> ReadOutcome {
+        hash::enter(self.cfg.hash_seed);
+        let mut args = SmallVec::new();
+        if parse_array(body, &mut args).is_err() || args.is_empty() {
+            Reply::new(out, resp3).error("ERR Protocol error: malformed request");
+            return ReadOutcome::Done;
+        }
+        if usize::from(db) >= self.space.dbs.len() {
+            Reply::new(out, resp3).error("ERR DB index is out of range");
+            return ReadOutcome::Done;
+        }
+        match op {
+            ReadOp::Command => self.read_command(now_ms, db, resp3, &args, out),
+            ReadOp::WatchVersions => self.watch_versions(now_ms, db, &args, out),
+        }
+    }
+
+    fn read_command(
+        &mut self,
+        now_ms: u64,
+        db: u16,
+        resp3: bool,
+        args: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> ReadOutcome {
+        let Some(command) = command::lookup(args[0]) else {
+            Reply::new(out, resp3).error(&command::unknown(args).to_string());
+            return ReadOutcome::Done;
+        };
+        if !command.readonly {
+            return ReadOutcome::NotReadOnly;
+        }
+        self.commands += 1;
+        let clock =
+            Clock { now_ms: now_ms.max(self.time_ms), applied_ms: self.time_ms, apply: false };
+        let start = out.len();
+        let mut ctx = Ctx {
+            keys: self.space.keys(db, clock),
+            reply: Reply::new(out, resp3),
+            rng: Rng::new(self.read_rng.next(), 0, 0),
+            limits: &self.cfg.limits,
+            in_exec: false,
+            blocked: None,
+        };
+        command.run(&mut ctx, args);
+        if ctx.keys.saw_due() {
+            out.truncate(start);
+            return ReadOutcome::Expired;
+        }
+        ReadOutcome::Done
+    }
+
+    fn watch_versions(
+        &mut self,
+        now_ms: u64,
+        db: u16,
+        keys: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> ReadOutcome {
+        let clock = Clock { now_ms, applied_ms: self.time_ms, apply: false };
+        let start = out.len();
+        for key in keys {
+            // A key that is due must be deleted first: its deletion would change the version.
+            let mut view = self.space.keys(db, clock);
+            view.peek(key);
+            if view.saw_due() {
+                out.truncate(start);
+                return ReadOutcome::Expired;
+            }
+            let (index, version) = self.space.version(db, key);
+            out.extend_from_slice(&index.to_le_bytes());
+            out.extend_from_slice(&version.to_le_bytes());
+        }
+        ReadOutcome::Done
+    }
+
+    /// The seq that a lane expects next: everything below is applied. `None` if the lane is not
+    /// known (nothing of it was applied).
+    pub fn lane_next(&self, slot: Slot, worker: WorkerId) -> Option<u64> {
+        self.lanes.next(slot, worker)
+    }
+
+    /// Cluster time of the last applied batch.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// Blocked commands whose time is over: the primary proposes an Unblock record for each.
+    pub fn due_unblocks(&self, now_ms: u64, limit: usize, due: &mut Vec<(WorkerId, Slot, u64)>) {
+        let names = self.space.waiters.due(now_ms).take(limit);
+        due.extend(names.map(|name| (name.worker, name.slot, name.seq)));
+    }
+
+    /// When the next blocked command times out.
+    pub fn next_unblock_at(&self) -> Option<u64> {
+        self.space.waiters.next_deadline()
+    }
+
+    /// Bytes of data and of the records kept beside it.
+    pub fn memory_used(&self) -> usize {
+        self.space.memory() + self.lanes.memory() + self.space.waiters.memory()
+    }
+
+    pub fn key_count(&self, db: u16) -> u64 {
+        self.space.dbs.get(usize::from(db)).map_or(0, |db| db.key_count())
+    }
+
+    /// Keys that have an expiry.
+    pub fn expires_count(&self, db: u16) -> u64 {
+        self.space.dbs.get(usize::from(db)).map_or(0, |db| db.expires_count())
+    }
+
+    pub fn stats(&self) -> Stats {
+        let keys = self.space.stats;
+        Stats {
+            keyspace_hits: keys.hits,
+            keyspace_misses: keys.misses,
+            expired_keys: keys.expired,
+            evicted_keys: keys.evicted,
+            commands: self.commands,
+            blocked_commands: self.space.waiters.len() as u64,
+        }
+    }
+
+    /// A digest of the logical state: data, expiry times, watch versions, lanes and waiters. Equal
+    /// on all replicas that applied the same log. Visits everything: for tests and audits.
+    pub fn digest(&self) -> [u8; 16] {
+        let mut digest = Digest::new();
+        for (db, data) in self.space.dbs.iter().enumerate() {
+            digest.number(db as u64);
+            digest.unordered(data.iter(), |digest, (_, entry)| {
+                use crate::table::Keyed;
+                digest.bytes(entry.key());
+                digest.number(entry.expire_at().unwrap_or(u64::MAX));
+                entry.value().digest(digest);
+            });
+        }
+        for &version in self.space.versions() {
+            digest.number(version);
+        }
+        for (slot, lane) in self.lanes.iter() {
+            digest.number(u64::from(slot.get()));
+            digest.number(lane.worker.0);
+            digest.number(lane.next);
+        }
+        for worker in self.lanes.retired() {
+            digest.number(worker.0);
+        }
+        for waiter in self.space.waiters.iter() {
+            digest.number(waiter.name.worker.0);
+            digest.number(u64::from(waiter.name.slot.get()));
+            digest.number(waiter.name.seq);
+        }
+        digest.number(self.time_ms);
+        digest.finish()
+    }
+
+    // ---- records ---------------------------------------------------------------------------------
+
+    /// Asks the record's lane; `true` if the record is to be executed, otherwise it is answered.
+    fn admit(&mut self, header: &RecordHeader, out: &mut Outcomes) -> bool {
+        let RecordHeader { slot, worker, seq, first_unacked, tag, .. } = *header;
+        let start = out.buf.len();
+        let status = match self.lanes.admit(slot, worker, seq, first_unacked) {
+            Admission::Execute => return true,
+            Admission::Kept(reply) => {
+                reply.write(&mut out.buf);
+                AnswerStatus::Reply
+            }
+            Admission::StillBlocked => {
+                self.space.waiters.set_tag(WaiterName { worker, slot, seq }, tag);
+                AnswerStatus::Blocked
+            }
+            Admission::Forgotten => {
+                Reply::new(&mut out.buf, false).error("ERR the reply was already confirmed");
+                AnswerStatus::Reply
+            }
+            Admission::Gap { next } => {
+                out.buf.extend_from_slice(&next.to_le_bytes());
+                AnswerStatus::Gap
+            }
+            Admission::SessionExpired => AnswerStatus::SessionExpired,
+        };
+        out.finish(worker, tag, status, start);
+        false
+    }
+
+    /// Executes an admitted record, keeps its reply and answers.
+    fn execute(
+        &mut self,
+        place: Place,
+        header: &RecordHeader,
+        body: &[u8],
+        out: &mut Outcomes,
+        position: &mut u32,
+    ) {
+        let RecordHeader { slot, worker, seq, tag, .. } = *header;
+        let mut start = out.buf.len();
+        let request = if usize::from(place.db) >= self.space.dbs.len() {
+            Reply::new(&mut out.buf, place.resp3).error("ERR DB index is out of range");
+            None
+        } else {
+            match header.op {
+                RecordOp::Command => self.execute_command(place, body, &mut out.buf),
+                RecordOp::Exec => {
+                    self.execute_all(place, body, &mut out.buf, position);
+                    None
+                }
+                RecordOp::Unblock => {
+                    let waited = self.unblock(slot, worker, body, out);
+                    start = out.buf.len();
+                    Reply::new(&mut out.buf, false).flag(waited);
+                    None
+                }
+                _ => {
+                    Reply::new(&mut out.buf, false).error("ERR only a shard may send this record");
+                    None
+                }
+            }
+        };
+        *position += 1;
+        let Some(request) = request else {
+            self.lanes.keep(slot, worker, Kept::from_bytes(&out.buf[start..]));
+            return out.finish(worker, tag, AnswerStatus::Reply, start);
+        };
+        out.buf.truncate(start);
+        self.lanes.keep(slot, worker, Kept::Blocked);
+        self.space.waiters.add(Waiter {
+            name: WaiterName { worker, slot, seq },
+            db: place.db,
+            resp3: place.resp3,
+            tag,
+            request,
+            command: body.into(),
+        });
+        out.finish(worker, tag, AnswerStatus::Blocked, start);
+    }
+
+    /// Runs one command in apply mode; `Some` if it has to wait.
+    fn execute_command(
+        &mut self,
+        place: Place,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<BlockRequest> {
+        let mut args = SmallVec::new();
+        if parse_array(body, &mut args).is_err() || args.is_empty() {
+            Reply::new(out, place.resp3).error("ERR Protocol error: malformed request");
+            return None;
+        }
+        self.run(place, &args, out)
+    }
+
+    fn run(&mut self, place: Place, args: &[&[u8]], out: &mut Vec<u8>) -> Option<BlockRequest> {
+        let mut reply = Reply::new(out, place.resp3);
+        let Some(command) = command::lookup(args[0]) else {
+            reply.error(&command::unknown(args).to_string());
+            return None;
+        };
+        self.commands += 1;
+        let clock = Clock { now_ms: self.time_ms, applied_ms: self.time_ms, apply: true };
+        let mut ctx = Ctx {
+            keys: self.space.keys(place.db, clock),
+            reply,
+            rng: Rng::new(place.seed, place.index, place.position),
+            limits: &self.cfg.limits,
+            in_exec: place.in_exec,
+            blocked: None,
+        };
+        command.run(&mut ctx, args);
+        ctx.blocked
+    }
+
+    /// MULTI/EXEC: compares the watched versions, then runs every command.
+    fn execute_all(&mut self, place: Place, body: &[u8], out: &mut Vec<u8>, position: &mut u32) {
+        let start = out.len();
+        if self.try_execute_all(place, body, out, position).is_none() {
+            out.truncate(start);
+            Reply::new(out, place.resp3).error("ERR Protocol error: malformed transaction");
+        }
+    }
+
+    /// `None` if the body is malformed (nothing was executed).
+    fn try_execute_all(
+        &mut self,
+        mut place: Place,
+        body: &[u8],
+        out: &mut Vec<u8>,
+        position: &mut u32,
+    ) -> Option<()> {
+        let exec = ExecBody::parse(body)?;
+        let unchanged = exec
+            .watches
+            .iter()
+            .all(|&(index, version)| self.space.version_at(index) == Some(version));
+        let mut reply = Reply::new(out, place.resp3);
+        if !unchanged {
+            reply.null_array();
+            return Some(());
+        }
+        reply.array(exec.commands.len());
+        place.in_exec = true;
+        for args in &exec.commands {
+            place.position = *position;
+            *position += 1;
+            self.run(place, args, out);
+        }
+        Some(())
+    }
+
+    /// Executes a record that the shard's primary made by itself.
+    fn apply_own(
+        &mut self,
+        batch: &BatchHeader,
+        index: u32,
+        header: &RecordHeader,
+        body: &[u8],
+        out: &mut Outcomes,
+    ) {
+        match header.op {
+            RecordOp::Tick => {}
+            RecordOp::Unblock => {
+                self.unblock(header.slot, WorkerId(header.tag), body, out);
+            }
+            RecordOp::Expire | RecordOp::Evict => self.delete_keys(header, body),
+            RecordOp::RetireWorker => {
+                if let Some(worker) = body.first_chunk::<8>() {
+                    let worker = WorkerId(u64::from_le_bytes(*worker));
+                    self.space.waiters.remove_worker(worker);
+                    self.lanes.retire(worker);
+                }
+            }
+            RecordOp::Command | RecordOp::Exec => {
+                let start = out.buf.len();
+                let place = Place {
+                    db: header.db,
+                    resp3: false,
+                    in_exec: true,
+                    seed: batch.seed,
+                    index,
+                    position: 0,
+                };
+                if usize::from(place.db) < self.space.dbs.len() {
+                    self.execute_command(place, body, &mut out.buf);
+                }
+                out.buf.truncate(start);
+            }
+        }
+    }
+
+    /// Expire deletes what is due by the batch's time, Evict whatever is named.
+    fn delete_keys(&mut self, header: &RecordHeader, body: &[u8]) {
+        let mut keys = SmallVec::new();
+        if parse_array(body, &mut keys).is_err() || usize::from(header.db) >= self.space.dbs.len() {
+            return;
+        }
+        let clock = Clock { now_ms: self.time_ms, applied_ms: self.time_ms, apply: true };
+        for key in keys {
+            let mut view = self.space.keys(header.db, clock);
+            // Looking a due key up deletes it.
+            if header.op == RecordOp::Expire {
+                view.exists(key);
+            } else if view.remove(key) {
+                self.space.stats.evicted += 1;
+            }
+        }
+    }
+
+    /// Ends the wait of a blocked command and answers it (unless its client is gone); whether it
+    /// waited.
+    fn unblock(&mut self, slot: Slot, worker: WorkerId, body: &[u8], out: &mut Outcomes) -> bool {
+        let parsed = body.first_chunk::<8>().zip(body.get(8));
+        let Some((seq, reason)) = parsed else {
+            return false;
+        };
+        let seq = u64::from_le_bytes(*seq);
+        let name = WaiterName { worker, slot, seq };
+        let waiter = match self.space.waiters.find(name) {
+            Some(order) if *reason == UnblockReason::Timeout as u8 => {
+                // A time-out proposed too early (by a primary whose clock ran ahead) is void.
+                let waiter = self.space.waiters.get(order);
+                let due = waiter
+                    .and_then(|waiter| waiter.request.deadline_ms)
+                    .is_some_and(|deadline| deadline <= self.time_ms);
+                if due { self.space.waiters.remove(order) } else { None }
+            }
+            Some(order) => self.space.waiters.remove(order),
+            None => None,
+        };
+        let waited = waiter.is_some();
+        if *reason == UnblockReason::Gone as u8 {
+            self.lanes.forget_blocked(slot, worker, seq);
+        } else if let Some(waiter) = waiter {
+            let start = out.buf.len();
+            let mut reply = Reply::new(&mut out.buf, waiter.resp3);
+            if *reason == UnblockReason::Timeout as u8 {
+                reply.null_array();
+            } else {
+                reply.error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+            }
+            self.answer_waiter(&waiter, start, out);
+        }
+        waited
+    }
+
+    // ---- waiters ---------------------------------------------------------------------------------
+
+    /// Runs the commands again that wait for keys changed by this record, until nothing changes.
+    fn serve_waiters(&mut self, seed: u64, index: u32, position: &mut u32, out: &mut Outcomes) {
+        while let Some(place) = self.space.waiters.take_ready() {
+            for order in self.space.waiters.waiting_for(&place) {
+                if let Some(kind) = self.kind_of(&place) {
+                    self.serve(order, kind, seed, index, position, out);
+                }
+            }
+        }
+    }
+
+    /// Which waits the key can end now.
+    fn kind_of(&mut self, (db, key): &(u16, Box<[u8]>)) -> Option<BlockKind> {
+        let clock = Clock { now_ms: self.time_ms, applied_ms: self.time_ms, apply: true };
+        match self.space.keys(*db, clock).peek(key)? {
+            ValueRef::List(_) => Some(BlockKind::List),
+            ValueRef::ZSet(_) => Some(BlockKind::ZSet),
+            _ => None,
+        }
+    }
+
+    fn serve(
+        &mut self,
+        order: u64,
+        kind: BlockKind,
+        seed: u64,
+        index: u32,
+        position: &mut u32,
+        out: &mut Outcomes,
+    ) {
+        let Some(waiter) = self.space.waiters.get(order) else { return };
+        if waiter.request.kind != kind {
+            return;
+        }
+        let waiter = waiter.clone();
+        *position += 1;
+        let place = Place {
+            db: waiter.db,
+            resp3: waiter.resp3,
+            in_exec: false,
+            seed,
+            index,
+            position: *position,
+        };
+        let start = out.buf.len();
+        if self.execute_command(place, &waiter.command, &mut out.buf).is_some() {
+            return out.buf.truncate(start);
+        }
+        self.space.waiters.remove(order);
+        self.answer_waiter(&waiter, start, out);
+    }
+
+    /// Keeps and sends the final reply of a blocked command, which stands from `start` on.
+    fn answer_waiter(&mut self, waiter: &Waiter, start: usize, out: &mut Outcomes) {
+        let WaiterName { worker, slot, seq } = waiter.name;
+        self.lanes.unblocked(slot, worker, seq, Kept::from_bytes(&out.buf[start..]));
+        out.finish(worker, waiter.tag, AnswerStatus::Reply, start);
+    }
+}
+
+/// The parsed body of an Exec record.
+struct ExecBody<'a> {
+    watches: SmallVec<[(u32, u64); 4]>,
+    commands: Vec<SmallVec<[&'a [u8]; 8]>>,
+}
+
+impl<'a> ExecBody<'a> {
+    fn parse(body: &'a [u8]) -> Option<Self> {
+        let (count, mut rest) = body.split_first_chunk::<2>()?;
+        let mut watches = SmallVec::new();
+        for _ in 0..u16::from_le_bytes(*count) {
+            let (index, after) = rest.split_first_chunk::<4>()?;
+            let (version, after) = after.split_first_chunk::<8>()?;
+            watches.push((u32::from_le_bytes(*index), u64::from_le_bytes(*version)));
+            rest = after;
+        }
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        let mut commands = Vec::new();
+        for _ in 0..u32::from_le_bytes(*count) {
+            let mut args = SmallVec::new();
+            let used = parse_array(rest, &mut args).ok()?;
+            if args.is_empty() {
+                return None;
+            }
+            commands.push(args);
+            rest = &rest[used..];
+        }
+        Some(Self { watches, commands })
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

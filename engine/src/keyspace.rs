@@ -1,0 +1,588 @@
+//! The data of a shard: databases, slots, keys; and the accounts that every change keeps.
+//!
+//! [`Keyspace`] is the store. Commands see it through [`Keys`], a view of one database at one time
+//! in one mode: in *apply* mode a key whose time has come is deleted when it is looked up, in *read*
+//! mode it is only treated as missing.
+
+use crate::blocking::Waiters;
+use crate::entry::{Entry, EntryRef};
+use crate::error::CommandError;
+use crate::hash;
+use crate::memory::allocated;
+use crate::table::Table;
+use crate::value::hash::Hash;
+use crate::value::list::List;
+use crate::value::set::Set;
+use crate::value::zset::ZSet;
+use crate::value::{StrRef, Value, ValueMut, ValueRef};
+use holdfast_proto::slot::{SLOT_COUNT, Slot};
+
+/// Counters that WATCH compares; see [`Keyspace::version`].
+pub(crate) const WATCH_COUNTERS: usize = 65_536;
+
+/// Every key of the shard, and what must change together with the keys.
+pub(crate) struct Keyspace {
+    pub(crate) dbs: Vec<Db>,
+    seed: u64,
+    /// Bumped by each modification of a key that hashes there.
+    versions: Box<[u64]>,
+    /// Commands that wait for keys.
+    pub(crate) waiters: Waiters,
+    /// Bytes of entries, boxed values and tables.
+    memory: usize,
+    pub(crate) stats: KeyStats,
+}
+
+/// Counters of this replica since it started; not replicated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyStats {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) expired: u64,
+    pub(crate) evicted: u64,
+}
+
+/// One logical database.
+pub(crate) struct Db {
+    /// One per slot; empty until the database is first written.
+    slots: Vec<Option<Box<SlotKeys>>>,
+    /// Bit per slot: has keys.
+    occupied: Vec<u64>,
+    keys: u64,
+    expires: u64,
+}
+
+/// The keys of one slot of one database.
+pub(crate) struct SlotKeys {
+    pub(crate) entries: Table<Entry>,
+    /// The entries that have an expiry.
+    pub(crate) expires: Table<EntryRef>,
+    /// No key of this slot expires before this time.
+    next_expiry: u64,
+}
+
+impl Keyspace {
+    pub(crate) fn new(databases: u16, seed: u64) -> Self {
+        Self {
+            dbs: (0..databases.max(1)).map(|_| Db::new()).collect(),
+            seed,
+            versions: vec![0; WATCH_COUNTERS].into_boxed_slice(),
+            waiters: Waiters::default(),
+            memory: 0,
+            stats: KeyStats::default(),
+        }
+    }
+
+    /// Bytes used by data, tables and counters.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory + WATCH_COUNTERS * 8
+    }
+
+    /// Which counter a key shares, and its value.
+    pub(crate) fn version(&self, db: u16, key: &[u8]) -> (u32, u64) {
+        let index = watch_index(db, hash::hash(self.seed, key));
+        (index as u32, self.versions[index])
+    }
+
+    /// The value of a counter; `None` if there is no such counter.
+    pub(crate) fn version_at(&self, index: u32) -> Option<u64> {
+        self.versions.get(index as usize).copied()
+    }
+
+    pub(crate) fn versions(&self) -> &[u64] {
+        &self.versions
+    }
+
+    pub(crate) fn versions_mut(&mut self) -> &mut [u64] {
+        &mut self.versions
+    }
+
+    /// A view of one database. In apply mode `now_ms` is the batch's time.
+    pub(crate) fn keys(&mut self, db: u16, clock: Clock) -> Keys<'_> {
+        Keys { space: self, db, clock, saw_due: false }
+    }
+
+    fn entry_mut(&mut self, db: u16, slot: usize, hash: u64, key: &[u8]) -> Option<&mut Entry> {
+        self.dbs[usize::from(db)].slot_mut(slot)?.entries.get_mut_hashed(hash, key)
+    }
+
+    /// Adds an entry whose key is not there.
+    pub(crate) fn insert_entry(&mut self, db: u16, slot: usize, hash: u64, entry: Entry) {
+        let db = &mut self.dbs[usize::from(db)];
+        let keys = db.slot_or_new(slot, self.seed);
+        let before = keys.memory();
+        let added = entry.own_memory() + entry.accounted();
+        let expires = entry.expire_at().is_some();
+        keys.insert(hash, entry);
+        self.memory = self.memory + added + keys.memory() - before;
+        db.keys += 1;
+        db.expires += u64::from(expires);
+        db.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove_entry(
+        &mut self,
+        db: u16,
+        slot: usize,
+        hash: u64,
+        key: &[u8],
+    ) -> Option<Entry> {
+        let db = &mut self.dbs[usize::from(db)];
+        let keys = db.slot_mut(slot)?;
+        let before = keys.memory();
+        let entry = keys.remove(hash, key)?;
+        let empty = keys.entries.is_empty();
+        let after = if empty { 0 } else { keys.memory() };
+        let removed = entry.own_memory() + entry.accounted();
+        self.memory = self.memory + after - before - removed;
+        db.keys -= 1;
+        db.expires -= u64::from(entry.expire_at().is_some());
+        if empty {
+            db.slots[slot] = None;
+            db.occupied[slot / 64] &= !(1 << (slot % 64));
+        }
+        Some(entry)
+    }
+
+    fn bump(&mut self, db: u16, hash: u64) {
+        let version = &mut self.versions[watch_index(db, hash)];
+        *version = version.wrapping_add(1);
+    }
+
+    /// Bumps every counter: FLUSHDB, FLUSHALL and SWAPDB touch every key.
+    pub(crate) fn bump_all(&mut self) {
+        for version in &mut self.versions {
+            *version = version.wrapping_add(1);
+        }
+    }
+
+    /// Empties a database.
+    pub(crate) fn flush(&mut self, db: u16) {
+        let db = std::mem::replace(&mut self.dbs[usize::from(db)], Db::new());
+        self.memory -= db.memory();
+    }
+}
+
+impl Db {
+    fn new() -> Self {
+        Self { slots: Vec::new(), occupied: Vec::new(), keys: 0, expires: 0 }
+    }
+
+    pub(crate) fn key_count(&self) -> u64 {
+        self.keys
+    }
+
+    pub(crate) fn expires_count(&self) -> u64 {
+        self.expires
+    }
+
+    pub(crate) fn slot(&self, slot: usize) -> Option<&SlotKeys> {
+        self.slots.get(slot)?.as_deref()
+    }
+
+    pub(crate) fn slot_mut(&mut self, slot: usize) -> Option<&mut SlotKeys> {
+        self.slots.get_mut(slot)?.as_deref_mut()
+    }
+
+    /// The first slot at or after `from` that has keys.
+    pub(crate) fn next_occupied(&self, from: usize) -> Option<usize> {
+        let mut word = from / 64;
+        let mut bits = *self.occupied.get(word)? & (u64::MAX << (from % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.occupied.get(word)?;
+        }
+        Some(word * 64 + bits.trailing_zeros() as usize)
+    }
+
+    /// Every entry with its slot, in no meaningful order inside a slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.slots.iter().enumerate().flat_map(|(slot, keys)| {
+            keys.iter().flat_map(move |keys| keys.entries.iter().map(move |entry| (slot, entry)))
+        })
+    }
+
+    fn slot_or_new(&mut self, slot: usize, seed: u64) -> &mut SlotKeys {
+        if self.slots.is_empty() {
+            self.slots.resize_with(usize::from(SLOT_COUNT), || None);
+            self.occupied = vec![0; usize::from(SLOT_COUNT) / 64];
+        }
+        self.slots[slot].get_or_insert_with(|| Box::new(SlotKeys::new(seed)))
+    }
+
+    fn memory(&self) -> usize {
+        let entries: usize =
+            self.iter().map(|(_, entry)| entry.own_memory() + entry.accounted()).sum();
+        let slots: usize = self.slots.iter().flatten().map(|keys| keys.memory()).sum();
+        entries + slots
+    }
+}
+
+impl SlotKeys {
+    fn new(seed: u64) -> Self {
+        Self {
+            entries: Table::with_seed(seed),
+            expires: Table::with_seed(seed),
+            next_expiry: u64::MAX,
+        }
+    }
+
+    /// Bytes of the tables. 0 while there are no keys, so that the first insertion accounts for
+    /// the structure itself.
+    fn memory(&self) -> usize {
+        let tables = self.entries.memory() + self.expires.memory();
+        if self.entries.is_empty() { tables } else { tables + allocated(size_of::<Self>()) }
+    }
+
+    fn insert(&mut self, hash: u64, entry: Entry) {
+        if let Some(at) = entry.expire_at() {
+            self.expires.insert_hashed(hash, entry.reference());
+            self.next_expiry = self.next_expiry.min(at);
+        }
+        self.entries.insert_hashed(hash, entry);
+    }
+
+    fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
+        if !self.expires.is_empty() {
+            self.expires.remove_hashed(hash, key);
+        }
+        self.entries.remove_hashed(hash, key)
+    }
+}
+
+/// Which time a view of the keys has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Clock {
+    /// Keys that expire at or before this are missing.
+    pub(crate) now_ms: u64,
+    /// Time of the last applied batch.
+    pub(crate) applied_ms: u64,
+    /// Apply mode: expired keys are deleted.
+    pub(crate) apply: bool,
+}
+
+/// One database as a command sees it.
+pub(crate) struct Keys<'a> {
+    space: &'a mut Keyspace,
+    db: u16,
+    clock: Clock,
+    /// A read saw a key that is due by the clock but not by the applied time.
+    saw_due: bool,
+}
+
+impl Keys<'_> {
+    pub(crate) fn db(&self) -> u16 {
+        self.db
+    }
+
+    /// Switches the view to another database, which exists.
+    pub(crate) fn set_db(&mut self, db: u16) {
+        debug_assert!(usize::from(db) < self.space.dbs.len());
+        self.db = db;
+    }
+
+    pub(crate) fn database_count(&self) -> usize {
+        self.space.dbs.len()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms
+    }
+
+    pub(crate) fn saw_due(&self) -> bool {
+        self.saw_due
+    }
+
+    pub(crate) fn note_due(&mut self) {
+        self.saw_due = true;
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The whole store, for commands about databases.
+    pub(crate) fn space(&mut self) -> &mut Keyspace {
+        self.space
+    }
+
+    // ---- looking up ----------------------------------------------------------------------------
+
+    /// The entry of a live key.
+    fn find(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        let entry: *mut Entry = self.space.entry_mut(self.db, slot, hash, key)?;
+        // SAFETY: `entry` points into the keyspace, which `self` borrows mutably and which is not
+        // touched before the reference is returned. (The borrow checker rejects a conditional
+        // return of a borrow that the other branch must give up.)
+        let expire_at = unsafe { (*entry).expire_at() };
+        if expire_at.is_some_and(|at| at <= self.clock.now_ms) {
+            self.expired(slot, hash, key, expire_at.unwrap_or(0));
+            return None;
+        }
+        // SAFETY: as above; nothing was changed since.
+        let entry = unsafe { &mut *entry };
+        entry.touch((self.clock.now_ms / 1000) as u32);
+        Some(entry)
+    }
+
+    fn expired(&mut self, slot: usize, hash: u64, key: &[u8], at: u64) {
+        if self.clock.apply {
+            self.space.remove_entry(self.db, slot, hash, key);
+            self.space.bump(self.db, hash);
+            self.space.stats.expired += 1;
+        } else if at > self.clock.applied_ms {
+            self.saw_due = true;
+        }
+    }
+
+    /// A key's value, counted as a hit or a miss (Redis's `lookupKeyRead`).
+    pub(crate) fn get(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
+        let found = self.find(key).is_some();
+        if found {
+            self.space.stats.hits += 1;
+        } else {
+            self.space.stats.misses += 1;
+            return None;
+        }
+        self.find(key).map(|entry| entry.value())
+    }
+
+    /// A key's value to change in place. After the change, call [`Keys::modified`].
+    pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<ValueMut<'_>> {
+        debug_assert!(self.clock.apply, "reads must not change data");
+        self.find(key).map(Entry::value_mut)
+    }
+
+    /// A key's value without counting (TYPE, OBJECT, TTL and internal checks).
+    pub(crate) fn peek(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
+        self.find(key).map(|entry| entry.value())
+    }
+
+    /// The whole entry, without counting and without touching its access time.
+    pub(crate) fn peek_entry(&mut self, key: &[u8]) -> Option<&Entry> {
+        self.peek(key)?;
+        let slot = Slot::of_key(key).index();
+        self.space.dbs[usize::from(self.db)].slot(slot)?.entries.get(key)
+    }
+
+    pub(crate) fn exists(&mut self, key: &[u8]) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// `None`: no such key. `Some(None)`: a key without expiry.
+    pub(crate) fn expire_at(&mut self, key: &[u8]) -> Option<Option<u64>> {
+        self.find(key).map(|entry| entry.expire_at())
+    }
+
+    pub(crate) fn string(&mut self, key: &[u8]) -> Result<Option<StrRef<'_>>, CommandError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(ValueRef::Int(value)) => Ok(Some(StrRef::Int(value))),
+            Some(ValueRef::Str(bytes)) => Ok(Some(StrRef::Bytes(bytes))),
+            Some(_) => Err(CommandError::WrongType),
+        }
+    }
+
+    // ---- changing ------------------------------------------------------------------------------
+
+    /// To be called after a value obtained from a `*_mut` method was changed: accounts its memory,
+    /// deletes the key if the value became empty, invalidates watches of the key and wakes commands
+    /// that wait for it (Redis's `signalModifiedKey`). Cheap, but not free: once per key and command.
+    pub(crate) fn modified(&mut self, key: &[u8]) {
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        self.space.bump(self.db, hash);
+        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return };
+        if entry.value().aggregate_len() == Some(0) {
+            self.space.remove_entry(self.db, slot, hash, key);
+            return;
+        }
+        if entry.is_boxed() {
+            let before = entry.accounted();
+            let after = entry.account();
+            self.space.memory = self.space.memory + after - before;
+        }
+        if !self.space.waiters.is_empty() {
+            self.space.waiters.key_changed(self.db, key);
+        }
+    }
+
+    /// Sets a key to a value, whatever it was. Signals the modification.
+    pub(crate) fn insert(&mut self, key: &[u8], value: Value, expire_at: Option<u64>) {
+        self.remove_quietly(key);
+        self.insert_new(Entry::new(key, value, expire_at));
+    }
+
+    /// Sets a key to a string, whatever it was; replaces in place where possible. Signals the
+    /// modification.
+    pub(crate) fn insert_string(&mut self, key: &[u8], bytes: &[u8], expire: NewExpiry) {
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        let now_ms = self.clock.now_ms;
+        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else {
+            let expire_at = if let NewExpiry::At(at) = expire { Some(at) } else { None };
+            return self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
+        };
+        let old = entry.expire_at();
+        let expire_at = match expire {
+            NewExpiry::Keep => old.filter(|&at| at > now_ms),
+            NewExpiry::Never => None,
+            NewExpiry::At(at) => Some(at),
+        };
+        if old == expire_at && entry.try_overwrite(bytes) {
+            entry.touch((now_ms / 1000) as u32);
+            self.space.bump(self.db, hash);
+            return;
+        }
+        self.space.remove_entry(self.db, slot, hash, key);
+        self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
+    }
+
+    /// A string value as a growable buffer, created empty if the key is missing. After the change,
+    /// call [`Keys::modified`].
+    pub(crate) fn string_mut(&mut self, key: &[u8]) -> Result<&mut Vec<u8>, CommandError> {
+        let (bytes, expire_at) = match self.peek(key) {
+            None => (Vec::new(), None),
+            Some(ValueRef::Int(value)) => {
+                let text = itoa::Buffer::new().format(value).as_bytes().to_vec();
+                (text, self.expire_at(key).flatten())
+            }
+            Some(ValueRef::Str(bytes)) => (bytes.to_vec(), self.expire_at(key).flatten()),
+            Some(_) => return Err(CommandError::WrongType),
+        };
+        let is_raw = self.find(key).is_some_and(|entry| entry.raw_mut().is_some());
+        if !is_raw {
+            self.remove_quietly(key);
+            let slot = Slot::of_key(key).index();
+            let hash = hash::hash(self.space.seed, key);
+            let entry = Entry::new_raw(key, bytes, expire_at);
+            self.space.insert_entry(self.db, slot, hash, entry);
+        }
+        let entry = self.find(key).expect("the key was just inserted");
+        Ok(entry.raw_mut().expect("the entry is raw"))
+    }
+
+    /// Changes the number of a key whose value is [`ValueRef::Int`], keeping its expiry. Signals
+    /// the modification.
+    pub(crate) fn set_int(&mut self, key: &[u8], value: i64) {
+        if let Some(entry) = self.find(key) {
+            entry.set_int(value);
+        }
+        let hash = hash::hash(self.space.seed, key);
+        self.space.bump(self.db, hash);
+    }
+
+    /// Deletes a key; `true` if it was there. Signals the modification.
+    pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
+        self.take(key).is_some()
+    }
+
+    /// Takes a key out: its value and expiry. Signals the modification.
+    pub(crate) fn take(&mut self, key: &[u8]) -> Option<(Value, Option<u64>)> {
+        self.find(key)?;
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        let entry = self.space.remove_entry(self.db, slot, hash, key)?;
+        self.space.bump(self.db, hash);
+        let expire_at = entry.expire_at();
+        Some((entry.into_value(), expire_at))
+    }
+
+    /// Sets or removes the expiry of a key; `false` if there is no such key. Signals the
+    /// modification.
+    pub(crate) fn set_expire_at(&mut self, key: &[u8], at: Option<u64>) -> bool {
+        if self.find(key).is_none() {
+            return false;
+        }
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        let mut entry =
+            self.space.remove_entry(self.db, slot, hash, key).expect("the key was just looked up");
+        entry.set_expire_at(at);
+        self.space.insert_entry(self.db, slot, hash, entry);
+        self.space.bump(self.db, hash);
+        true
+    }
+
+    fn remove_quietly(&mut self, key: &[u8]) {
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        self.space.remove_entry(self.db, slot, hash, key);
+    }
+
+    fn insert_new(&mut self, entry: Entry) {
+        use crate::table::Keyed;
+        let slot = Slot::of_key(entry.key()).index();
+        let hash = hash::hash(self.space.seed, entry.key());
+        self.insert_new_hashed(slot, hash, entry);
+    }
+
+    fn insert_new_hashed(&mut self, slot: usize, hash: u64, mut entry: Entry) {
+        use crate::table::Keyed;
+        entry.touch((self.clock.now_ms / 1000) as u32);
+        if !self.space.waiters.is_empty() {
+            self.space.waiters.key_changed(self.db, entry.key());
+        }
+        self.space.insert_entry(self.db, slot, hash, entry);
+        self.space.bump(self.db, hash);
+    }
+}
+
+/// What setting a string does to the key's expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewExpiry {
+    Never,
+    Keep,
+    At(u64),
+}
+
+/// The three accessors of an aggregate type.
+macro_rules! typed {
+    ($Type:ident, $read:ident, $write:ident, $create:ident) => {
+        impl Keys<'_> {
+            /// The value to read, counted as a hit or a miss; WRONGTYPE for another type.
+            pub(crate) fn $read(&mut self, key: &[u8]) -> Result<Option<&$Type>, CommandError> {
+                match self.get(key) {
+                    None => Ok(None),
+                    Some(ValueRef::$Type(value)) => Ok(Some(value)),
+                    Some(_) => Err(CommandError::WrongType),
+                }
+            }
+
+            /// The value to change; call [`Keys::modified`] after a change.
+            pub(crate) fn $write(
+                &mut self,
+                key: &[u8],
+            ) -> Result<Option<&mut $Type>, CommandError> {
+                match self.get_mut(key) {
+                    None => Ok(None),
+                    Some(ValueMut::$Type(value)) => Ok(Some(value)),
+                    Some(_) => Err(CommandError::WrongType),
+                }
+            }
+
+            /// The value to change, created if missing; call [`Keys::modified`] after a change
+            /// (it also deletes a value that was created but stayed empty).
+            pub(crate) fn $create(&mut self, key: &[u8]) -> Result<&mut $Type, CommandError> {
+                if self.get_mut(key).is_none() {
+                    let entry = Entry::new(key, Value::$Type(Box::new($Type::new())), None);
+                    self.insert_new(entry);
+                }
+                Ok(self.$write(key)?.expect("the key was just inserted"))
+            }
+        }
+    };
+}
+
+typed!(List, list, list_mut, list_or_new);
+typed!(Set, set, set_mut, set_or_new);
+typed!(ZSet, zset, zset_mut, zset_or_new);
+typed!(Hash, hash, hash_mut, hash_or_new);
+
+fn watch_index(db: u16, hash: u64) -> usize {
+    let mixed = (hash >> 24) ^ u64::from(db).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed as usize % WATCH_COUNTERS
+}

@@ -1,0 +1,30 @@
+//! The hash type.
+
+use super::Aggregate;
+use crate::digest::Digest;
+
+/// Placeholder of the hash type.
+#[derive(Clone, Debug, Default)]
+pub struct Hash {}
+
+impl Hash {
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Aggregate for Hash {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn memory(&self) -> usize {
+        size_of::<Self>()
+    }
+
+    fn encoding(&self) -> &'static str {
+        "listpack"
+    }
+
+    fn digest(&self, _digest: &mut Digest) {}
+}

@@ -1,0 +1,30 @@
+//! The list type.
+
+use super::Aggregate;
+use crate::digest::Digest;
+
+/// Placeholder of the list type.
+#[derive(Clone, Debug, Default)]
+pub struct List {}
+
+impl List {
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Aggregate for List {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn memory(&self) -> usize {
+        size_of::<Self>()
+    }
+
+    fn encoding(&self) -> &'static str {
+        "listpack"
+    }
+
+    fn digest(&self, _digest: &mut Digest) {}
+}
