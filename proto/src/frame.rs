@@ -523,6 +523,123 @@ impl Response {
     }
 }
 
+/// A request that borrows its bytes: for the node, which reads many frames from one buffer and
+/// must not count references once per frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestRef<'a> {
+    Hello {
+        version: u16,
+        cluster_id: &'a [u8; 16],
+        secret: &'a [u8; 32],
+        worker: WorkerId,
+    },
+    /// `record` is a whole record: header and body.
+    Write {
+        shard: ShardId,
+        record: &'a [u8],
+    },
+    /// The fields are those of [`ReadRequest`].
+    Read {
+        shard: ShardId,
+        header: ReadHeader,
+        body: &'a [u8],
+    },
+    Ping {
+        nonce: u64,
+    },
+}
+
+/// [`ReadRequest`] without shard and body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadHeader {
+    pub flags: u8,
+    pub db: u16,
+    pub slot: Slot,
+    pub tag: u64,
+    pub depends_on_slot: Slot,
+    pub depends_on_seq: u64,
+    pub op: ReadOp,
+}
+
+/// How many bytes at the front of `bytes` are whole frames.
+pub fn whole_frames_len(bytes: &[u8]) -> Result<usize, FrameError> {
+    let mut end = 0;
+    while let Some(len) = bytes[end..].first_chunk::<4>() {
+        let len = u32::from_le_bytes(*len) as usize;
+        if len > FRAME_LEN_MAX {
+            return Err(FrameError::TooLong(len));
+        }
+        if bytes.len() - end < 4 + len {
+            break;
+        }
+        end += 4 + len;
+    }
+    Ok(end)
+}
+
+impl<'a> RequestRef<'a> {
+    /// Reads the whole frame at the front of `bytes`; also how long the frame is.
+    pub fn decode(bytes: &'a [u8]) -> Result<(Self, usize), FrameError> {
+        let mut rest = bytes;
+        let len = u32::from_le_bytes(*take_ref(&mut rest)?) as usize;
+        let mut body = rest.get(..len).ok_or(FrameError::Short)?;
+        let [kind] = *take_ref::<1>(&mut body)?;
+        let request = match kind {
+            KIND_HELLO => Self::Hello {
+                version: u16::from_le_bytes(*take_ref(&mut body)?),
+                cluster_id: take_ref(&mut body)?,
+                secret: take_ref(&mut body)?,
+                worker: WorkerId(u64::from_le_bytes(*take_ref(&mut body)?)),
+            },
+            KIND_WRITE => {
+                let shard = ShardId(u32::from_le_bytes(*take_ref(&mut body)?));
+                let header = RecordHeader::decode(body)?;
+                if body.len() != RECORD_HEADER_LEN + header.body_len as usize {
+                    return Err(FrameError::Short);
+                }
+                Self::Write { shard, record: body }
+            }
+            KIND_READ => {
+                let fields: &[u8; READ_HEADER_LEN - 1] = take_ref(&mut body)?;
+                let (shard, header) = ReadHeader::decode(fields)?;
+                Self::Read { shard, header, body }
+            }
+            KIND_PING => Self::Ping { nonce: u64::from_le_bytes(*take_ref(&mut body)?) },
+            other => return Err(FrameError::UnknownKind(other)),
+        };
+        Ok((request, 4 + len))
+    }
+}
+
+impl ReadHeader {
+    fn decode(mut fields: &[u8]) -> Result<(ShardId, Self), FrameError> {
+        let slot = |value: u16| Slot::new(value).ok_or(FrameError::SlotOutOfRange(value));
+        let shard = ShardId(fields.get_u32_le());
+        let flags = fields.get_u8();
+        let op = match fields.get_u8() {
+            0 => ReadOp::Command,
+            1 => ReadOp::WatchVersions,
+            other => return Err(FrameError::UnknownReadOp(other)),
+        };
+        let header = Self {
+            flags,
+            op,
+            db: fields.get_u16_le(),
+            slot: slot(fields.get_u16_le())?,
+            depends_on_slot: slot(fields.get_u16_le())?,
+            depends_on_seq: fields.get_u64_le(),
+            tag: fields.get_u64_le(),
+        };
+        Ok((shard, header))
+    }
+}
+
+fn take_ref<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a [u8; N], FrameError> {
+    let (taken, rest) = bytes.split_first_chunk::<N>().ok_or(FrameError::Short)?;
+    *bytes = rest;
+    Ok(taken)
+}
+
 /// Takes a whole frame (without its length) off the front, once it is all there.
 fn take_frame(bytes: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
     let Some(len) = bytes.first_chunk::<4>() else { return Ok(None) };
@@ -612,6 +729,41 @@ mod tests {
             }
             assert_eq!(got, requests(), "split at {split}");
         }
+    }
+
+    #[test]
+    fn borrowed_requests_are_the_same_requests() {
+        let mut wire = BytesMut::new();
+        for request in requests() {
+            request.encode(&mut wire);
+        }
+        for cut in 0..wire.len() {
+            assert!(whole_frames_len(&wire[..cut]).unwrap() <= cut);
+        }
+        assert_eq!(whole_frames_len(&wire).unwrap(), wire.len());
+        let mut rest = &wire[..];
+        for request in requests() {
+            let (borrowed, len) = RequestRef::decode(rest).unwrap();
+            rest = &rest[len..];
+            match (borrowed, request) {
+                (RequestRef::Write { shard: a, record: r }, Request::Write { shard, record }) => {
+                    assert_eq!((a, r), (shard, &record[..]));
+                }
+                (RequestRef::Read { shard, header, body }, Request::Read(read)) => {
+                    assert_eq!((shard, header.tag, header.op), (read.shard, read.tag, read.op));
+                    assert_eq!((header.slot, header.db, header.flags), (read.slot, read.db, 0));
+                    assert_eq!(header.depends_on_slot, read.depends_on_slot);
+                    assert_eq!(header.depends_on_seq, read.depends_on_seq);
+                    assert_eq!(body, &read.body[..]);
+                }
+                (RequestRef::Ping { nonce: a }, Request::Ping { nonce }) => assert_eq!(a, nonce),
+                (RequestRef::Hello { worker: a, .. }, Request::Hello { worker, .. }) => {
+                    assert_eq!(a, worker);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(rest.is_empty());
     }
 
     #[test]
