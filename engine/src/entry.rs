@@ -13,6 +13,7 @@ use crate::value::set::Set;
 use crate::value::zset::ZSet;
 use crate::value::{Value, ValueMut, ValueRef};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::slice;
@@ -48,7 +49,8 @@ struct Header {
     kind: Kind,
     has_expiry: bool,
     /// The number of the checkpoint that has written this entry, see [`Entry::checkpoint`].
-    checkpoint: u16,
+    /// A cell, so that the checkpoint can mark entries while it walks over a table.
+    checkpoint: Cell<u16>,
     /// Seconds of the last access (wrapping), for OBJECT IDLETIME and eviction. Not replicated.
     access_s: u32,
     key_len: u32,
@@ -303,11 +305,11 @@ impl Entry {
     /// Number of the checkpoint that has already written this entry (or that must not write it,
     /// because the entry is younger than the checkpoint). Not part of the logical value.
     pub(crate) fn checkpoint(&self) -> u16 {
-        self.header().checkpoint
+        self.header().checkpoint.get()
     }
 
-    pub(crate) fn set_checkpoint(&mut self, number: u16) {
-        self.header_mut().checkpoint = number;
+    pub(crate) fn set_checkpoint(&self, number: u16) {
+        self.header().checkpoint.set(number);
     }
 
     pub(crate) fn access_s(&self) -> u32 {
@@ -340,7 +342,7 @@ impl Entry {
         let header = self.header();
         let value_len = header.value_len as usize;
         let mut new = Self::allocate(header.kind, self.key(), value_len, Some(expire_at));
-        new.header_mut().checkpoint = header.checkpoint;
+        new.set_checkpoint(self.checkpoint());
         new.header_mut().access_s = header.access_s;
         // SAFETY: both entries have the same kind and lengths. The box behind a payload now belongs
         // to the new entry: the old allocation is freed without dropping it.
@@ -372,7 +374,7 @@ impl Entry {
             start.write(Header {
                 kind,
                 has_expiry,
-                checkpoint: 0,
+                checkpoint: Cell::new(0),
                 access_s: 0,
                 key_len,
                 value_len: value_len as u32,

@@ -5,11 +5,12 @@
 //! mode it is only treated as missing.
 
 use crate::blocking::Waiters;
+use crate::checkpoint::Checkpoint;
 use crate::entry::{Entry, EntryRef};
 use crate::error::CommandError;
 use crate::hash;
 use crate::memory::allocated;
-use crate::table::Table;
+use crate::table::{Keyed, Table};
 use crate::value::hash::Hash;
 use crate::value::list::List;
 use crate::value::set::Set;
@@ -31,6 +32,10 @@ pub(crate) struct Keyspace {
     /// Bytes of entries, boxed values and tables.
     memory: usize,
     pub(crate) stats: KeyStats,
+    /// The checkpoint under way, which has a look at each entry before it changes.
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
+    /// Number of the last checkpoint, 0 before the first.
+    checkpoint_number: u16,
 }
 
 /// Counters of this replica since it started; not replicated.
@@ -43,6 +48,7 @@ pub(crate) struct KeyStats {
 }
 
 /// One logical database.
+#[derive(Default)]
 pub(crate) struct Db {
     /// One per slot; empty until the database is first written.
     slots: Vec<Option<Box<SlotKeys>>>,
@@ -70,7 +76,16 @@ impl Keyspace {
             waiters: Waiters::default(),
             memory: 0,
             stats: KeyStats::default(),
+            checkpoint: None,
+            checkpoint_number: 0,
         }
+    }
+
+    /// Numbers the next checkpoint. After 65,535 numbers they begin anew: by then every entry
+    /// has been marked by a later one (each checkpoint that ends has marked them all).
+    pub(crate) fn next_checkpoint_number(&mut self) -> u16 {
+        self.checkpoint_number = self.checkpoint_number.checked_add(1).unwrap_or(1);
+        self.checkpoint_number
     }
 
     /// Bytes used by data, tables and counters.
@@ -106,8 +121,49 @@ impl Keyspace {
         self.dbs[usize::from(db)].slot_mut(slot)?.entries.get_mut_hashed(hash, key)
     }
 
+    /// As [`Keyspace::entry_mut`], for an entry about to be changed in place.
+    fn entry_to_change(
+        &mut self,
+        db: u16,
+        slot: usize,
+        hash: u64,
+        key: &[u8],
+    ) -> Option<&mut Entry> {
+        let entry = self.dbs[usize::from(db)].slot_mut(slot)?.entries.get_mut_hashed(hash, key)?;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.preserve(db, entry);
+        }
+        Some(entry)
+    }
+
+    /// Adds an entry read from a file; `false` if its key is there already. If its slot is the one
+    /// announced, its first key makes room for as many as were announced.
+    pub(crate) fn load_entry(
+        &mut self,
+        db: u16,
+        entry: Entry,
+        announced: Option<(Slot, usize)>,
+    ) -> bool {
+        let slot = Slot::of_key(entry.key());
+        let keys = announced.map_or(0, |(named, keys)| if named == slot { keys } else { 0 });
+        let slot = slot.index();
+        let hash = hash::hash(self.seed, entry.key());
+        let slots = self.dbs[usize::from(db)].slot_or_new(slot, self.seed);
+        if slots.entries.is_empty() {
+            slots.entries.reserve(keys);
+            self.memory += slots.entries.memory();
+        } else if slots.entries.get_hashed(hash, entry.key()).is_some() {
+            return false;
+        }
+        self.insert_entry(db, slot, hash, entry);
+        true
+    }
+
     /// Adds an entry whose key is not there.
     pub(crate) fn insert_entry(&mut self, db: u16, slot: usize, hash: u64, entry: Entry) {
+        if let Some(checkpoint) = &self.checkpoint {
+            entry.set_checkpoint(checkpoint.number());
+        }
         let db = &mut self.dbs[usize::from(db)];
         let keys = db.slot_or_new(slot, self.seed);
         let before = keys.memory();
@@ -123,15 +179,18 @@ impl Keyspace {
     /// Takes an entry out.
     pub(crate) fn remove_entry(
         &mut self,
-        db: u16,
+        db_number: u16,
         slot: usize,
         hash: u64,
         key: &[u8],
     ) -> Option<Entry> {
-        let db = &mut self.dbs[usize::from(db)];
+        let db = &mut self.dbs[usize::from(db_number)];
         let keys = db.slot_mut(slot)?;
         let before = keys.memory();
         let entry = keys.remove(hash, key)?;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.preserve(db_number, &entry);
+        }
         let empty = keys.entries.is_empty();
         let after = if empty { 0 } else { keys.memory() };
         let removed = entry.own_memory() + entry.accounted();
@@ -159,8 +218,19 @@ impl Keyspace {
 
     /// Empties a database.
     pub(crate) fn flush(&mut self, db: u16) {
-        let db = std::mem::replace(&mut self.dbs[usize::from(db)], Db::new());
-        self.memory -= db.memory();
+        let data = std::mem::take(&mut self.dbs[usize::from(db)]);
+        self.memory -= data.memory();
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.detach(db, data);
+        }
+    }
+
+    /// Two databases trade their contents. Signalling that is the caller's part.
+    pub(crate) fn swap(&mut self, a: u16, b: u16) {
+        self.dbs.swap(a.into(), b.into());
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.swapped(a, b);
+        }
     }
 }
 
@@ -194,6 +264,12 @@ impl Db {
             bits = *self.occupied.get(word)?;
         }
         Some(word * 64 + bits.trailing_zeros() as usize)
+    }
+
+    /// Drops the keys of a slot without accounting, for a database that is out of use.
+    pub(crate) fn drop_slot(&mut self, slot: usize) {
+        self.slots[slot] = None;
+        self.occupied[slot / 64] &= !(1 << (slot % 64));
     }
 
     /// Every entry with its slot, in no meaningful order inside a slot.
@@ -328,6 +404,14 @@ impl Keys<'_> {
         Some(entry)
     }
 
+    /// As [`Keys::find`], for an entry about to be changed in place.
+    fn find_to_change(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        self.find(key)?;
+        let slot = Slot::of_key(key).index();
+        let hash = hash::hash(self.space.seed, key);
+        self.space.entry_to_change(self.db, slot, hash, key)
+    }
+
     fn expired(&mut self, slot: usize, hash: u64, key: &[u8], at: u64) {
         if self.clock.apply {
             self.space.remove_entry(self.db, slot, hash, key);
@@ -353,7 +437,7 @@ impl Keys<'_> {
     /// A key's value to change in place. After the change, call [`Keys::modified`].
     pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<ValueMut<'_>> {
         debug_assert!(self.clock.apply, "reads must not change data");
-        self.find(key).map(Entry::value_mut)
+        self.find_to_change(key).map(Entry::value_mut)
     }
 
     /// A key's value without counting (TYPE, OBJECT, TTL and internal checks).
@@ -422,7 +506,7 @@ impl Keys<'_> {
         let slot = Slot::of_key(key).index();
         let hash = hash::hash(self.space.seed, key);
         let now_ms = self.clock.now_ms;
-        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else {
+        let Some(entry) = self.space.entry_to_change(self.db, slot, hash, key) else {
             let expire_at = if let NewExpiry::At(at) = expire { Some(at) } else { None };
             return self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
         };
@@ -461,14 +545,14 @@ impl Keys<'_> {
             let entry = Entry::new_raw(key, bytes, expire_at);
             self.space.insert_entry(self.db, slot, hash, entry);
         }
-        let entry = self.find(key).expect("the key was just inserted");
+        let entry = self.find_to_change(key).expect("the key was just inserted");
         Ok(entry.raw_mut().expect("the entry is raw"))
     }
 
     /// Changes the number of a key whose value is [`ValueRef::Int`], keeping its expiry. Signals
     /// the modification.
     pub(crate) fn set_int(&mut self, key: &[u8], value: i64) {
-        if let Some(entry) = self.find(key) {
+        if let Some(entry) = self.find_to_change(key) {
             entry.set_int(value);
         }
         let hash = hash::hash(self.space.seed, key);
@@ -514,14 +598,12 @@ impl Keys<'_> {
     }
 
     fn insert_new(&mut self, entry: Entry) {
-        use crate::table::Keyed;
         let slot = Slot::of_key(entry.key()).index();
         let hash = hash::hash(self.space.seed, entry.key());
         self.insert_new_hashed(slot, hash, entry);
     }
 
     fn insert_new_hashed(&mut self, slot: usize, hash: u64, mut entry: Entry) {
-        use crate::table::Keyed;
         entry.touch((self.clock.now_ms / 1000) as u32);
         if !self.space.waiters.is_empty() {
             self.space.waiters.key_changed(self.db, entry.key());

@@ -4,6 +4,7 @@
 //! once: a record that comes again gets the reply that was kept, one that comes too early is
 //! refused. Lanes are replicated state.
 
+use crate::checkpoint::lanes::LaneRecorder;
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::slot::{SLOT_COUNT, Slot};
 use std::collections::{BTreeSet, VecDeque};
@@ -96,7 +97,7 @@ pub(crate) enum Admission {
 }
 
 /// All lanes of the shard.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Lanes {
     /// One list per slot, ordered by worker; empty until the first lane is made.
     slots: Vec<Vec<Lane>>,
@@ -105,6 +106,8 @@ pub(crate) struct Lanes {
     count: usize,
     /// Bytes of kept replies.
     kept: usize,
+    /// Of the checkpoint under way.
+    pub(crate) recorder: Option<Box<LaneRecorder>>,
 }
 
 impl Lanes {
@@ -116,6 +119,7 @@ impl Lanes {
         seq: u64,
         first_unacked: u64,
     ) -> Admission {
+        self.preserve(slot);
         let Some(lane) = self.lane_or_new(slot, worker, seq) else {
             return Admission::SessionExpired;
         };
@@ -147,6 +151,7 @@ impl Lanes {
 
     /// Keeps the final reply of a command that had blocked.
     pub(crate) fn unblocked(&mut self, slot: Slot, worker: WorkerId, seq: u64, reply: Kept) {
+        self.preserve(slot);
         let memory = reply.memory();
         let Some(lane) = self.lane_mut(slot, worker) else { return };
         if let Some(blocked) = lane.blocked.iter_mut().find(|blocked| blocked.seq == seq) {
@@ -157,6 +162,7 @@ impl Lanes {
 
     /// Forgets a command that had blocked; `true` if it was known.
     pub(crate) fn forget_blocked(&mut self, slot: Slot, worker: WorkerId, seq: u64) -> bool {
+        self.preserve(slot);
         let Some(lane) = self.lane_mut(slot, worker) else { return false };
         let Some(at) = lane.blocked.iter().position(|blocked| blocked.seq == seq) else {
             return false;
@@ -174,8 +180,12 @@ impl Lanes {
     /// Drops every lane of a worker and refuses it from now on.
     pub(crate) fn retire(&mut self, worker: WorkerId) {
         self.retired.insert(worker);
-        for lanes in &mut self.slots {
+        for (slot, lanes) in self.slots.iter_mut().enumerate() {
             if let Ok(at) = lanes.binary_search_by_key(&worker, |lane| lane.worker) {
+                if let Some(recorder) = &mut self.recorder {
+                    let slot = Slot::new(slot as u16).expect("there are as many lists as slots");
+                    recorder.preserve(slot, lanes);
+                }
                 let lane = lanes.remove(at);
                 self.count -= 1;
                 self.kept -= lane.kept_memory();
@@ -203,6 +213,15 @@ impl Lanes {
             lanes.insert(at, lane);
             self.count += 1;
             self.kept += kept;
+        }
+    }
+
+    /// Lets the checkpoint under way have the lanes of a slot as they are, before they change.
+    #[inline]
+    pub(crate) fn preserve(&mut self, slot: Slot) {
+        if let Some(recorder) = &mut self.recorder {
+            let lanes = self.slots.get(slot.index()).map_or(&[][..], Vec::as_slice);
+            recorder.preserve(slot, lanes);
         }
     }
 

@@ -8,9 +8,11 @@
 //! In reading order: [`Engine`] (`engine.rs`) applies records and answers reads; `lane` keeps the
 //! exactly-once records; `blocking` holds commands that wait for keys; `keyspace` is the data,
 //! stored as `entry` allocations in `table`s; `value` has the types; `command` has one file per
-//! command family and the dispatch table.
+//! command family and the dispatch table. `rdb` is Redis's file format, `checkpoint` writes and loads
+//! the whole state in it.
 
 mod blocking;
+mod checkpoint;
 mod command;
 mod config;
 mod digest;
@@ -24,10 +26,12 @@ mod memory;
 mod num;
 mod outcome;
 mod random;
+pub mod rdb;
 mod reply;
 mod table;
 pub mod value;
 
+pub use checkpoint::{CheckpointStep, LoadError};
 pub use config::EngineConfig;
 pub use engine::{Engine, ReadOutcome, Stats};
 pub use outcome::{Completion, Outcomes};

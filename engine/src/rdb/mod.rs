@@ -16,6 +16,7 @@ pub mod encode;
 pub mod intset;
 pub mod listpack;
 pub mod lzf;
+pub(crate) mod value;
 pub mod ziplist;
 pub mod zipmap;
 
