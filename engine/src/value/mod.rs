@@ -7,8 +7,14 @@
 //! Tables inside values are made with `Table::new()`, which takes the hash seed of the engine that
 //! is running; nothing needs to hand it down.
 
+pub(crate) mod blob;
 pub mod hash;
+pub(crate) mod intset;
 pub mod list;
+pub(crate) mod ordered;
+pub(crate) mod packed;
+pub(crate) mod pick;
+pub(crate) mod record;
 pub mod set;
 pub mod zset;
 
