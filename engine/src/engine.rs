@@ -4,6 +4,7 @@ use crate::blocking::{BlockKind, BlockRequest, Waiter, WaiterName};
 use crate::command::{self, Ctx};
 use crate::config::EngineConfig;
 use crate::digest::Digest;
+use crate::expire::ExpiryCycle;
 use crate::hash;
 use crate::keyspace::{Clock, Keyspace};
 use crate::lane::{Admission, Kept, Lanes};
@@ -29,6 +30,8 @@ pub struct Engine {
     commands: u64,
     /// Random numbers of reads; not replicated.
     read_rng: Rng,
+    /// Where the search for due keys goes on; not replicated.
+    expiry_cycle: ExpiryCycle,
 }
 
 /// How a read ended.
@@ -71,7 +74,15 @@ impl Engine {
     pub fn new(cfg: EngineConfig) -> Self {
         let space = Keyspace::new(cfg.databases, cfg.hash_seed);
         let read_rng = Rng::new(cfg.hash_seed, 0, 0);
-        Self { cfg, space, lanes: Lanes::default(), time_ms: 0, commands: 0, read_rng }
+        Self {
+            cfg,
+            space,
+            lanes: Lanes::default(),
+            time_ms: 0,
+            commands: 0,
+            read_rng,
+            expiry_cycle: ExpiryCycle::default(),
+        }
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -215,6 +226,18 @@ impl Engine {
     /// When the next blocked command times out.
     pub fn next_unblock_at(&self) -> Option<u64> {
         self.space.waiters.next_deadline()
+    }
+
+    /// Keys that are due, for the primary to propose Expire records; goes on where the last call
+    /// stopped. Looks at no more than `budget` keys with an expiry (at least one bucket); `true` if
+    /// there may be more. A key that is not deleted comes again a second later.
+    pub fn due_expired(
+        &mut self,
+        now_ms: u64,
+        budget: usize,
+        due: &mut Vec<(u16, Slot, Vec<u8>)>,
+    ) -> bool {
+        self.expiry_cycle.run(&mut self.space, now_ms, budget, due)
     }
 
     /// Bytes of data and of the records kept beside it.

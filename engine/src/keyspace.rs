@@ -54,6 +54,8 @@ pub(crate) struct Db {
     slots: Vec<Option<Box<SlotKeys>>>,
     /// Bit per slot: has keys.
     occupied: Vec<u64>,
+    /// Per slot: no key expires before this time. A hint of this replica, not replicated.
+    next_expiry: Vec<u64>,
     keys: u64,
     expires: u64,
 }
@@ -63,14 +65,12 @@ pub(crate) struct SlotKeys {
     pub(crate) entries: Table<Entry>,
     /// The entries that have an expiry.
     pub(crate) expires: Table<EntryRef>,
-    /// No key of this slot expires before this time.
-    next_expiry: u64,
 }
 
 impl Keyspace {
     pub(crate) fn new(databases: u16, seed: u64) -> Self {
         Self {
-            dbs: (0..databases.max(1)).map(|_| Db::new()).collect(),
+            dbs: (0..databases.max(1)).map(|_| Db::default()).collect(),
             seed,
             versions: vec![0; WATCH_COUNTERS].into_boxed_slice(),
             waiters: Waiters::default(),
@@ -168,11 +168,11 @@ impl Keyspace {
         let keys = db.slot_or_new(slot, self.seed);
         let before = keys.memory();
         let added = entry.own_memory() + entry.accounted();
-        let expires = entry.expire_at().is_some();
+        let expire_at = entry.expire_at();
         keys.insert(hash, entry);
         self.memory = self.memory + added + keys.memory() - before;
         db.keys += 1;
-        db.expires += u64::from(expires);
+        db.note_expiry(slot, expire_at);
         db.occupied[slot / 64] |= 1 << (slot % 64);
     }
 
@@ -202,6 +202,41 @@ impl Keyspace {
             db.occupied[slot / 64] &= !(1 << (slot % 64));
         }
         Some(entry)
+    }
+
+    /// Sets or removes the expiry of an entry; `false` if there is no such key.
+    pub(crate) fn set_entry_expiry(
+        &mut self,
+        db_number: u16,
+        slot: usize,
+        hash: u64,
+        key: &[u8],
+        at: Option<u64>,
+    ) -> bool {
+        let db = &mut self.dbs[usize::from(db_number)];
+        let Some(keys) = db.slot_mut(slot) else { return false };
+        let before = keys.memory();
+        let Some(entry) = keys.entries.get_mut_hashed(hash, key) else { return false };
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.preserve(db_number, entry);
+        }
+        let had_expiry = entry.expire_at().is_some();
+        let old_len = entry.own_memory();
+        if had_expiry && at.is_none() {
+            keys.expires.remove_hashed(hash, key);
+        }
+        entry.set_expire_at(at);
+        let new_len = entry.own_memory();
+        if !had_expiry && at.is_some() {
+            let reference = entry.reference();
+            keys.expires.insert_hashed(hash, reference);
+        }
+        self.memory = self.memory + keys.memory() + new_len - before - old_len;
+        if had_expiry {
+            db.expires -= 1;
+        }
+        db.note_expiry(slot, at);
+        true
     }
 
     fn bump(&mut self, db: u16, hash: u64) {
@@ -235,10 +270,6 @@ impl Keyspace {
 }
 
 impl Db {
-    fn new() -> Self {
-        Self { slots: Vec::new(), occupied: Vec::new(), keys: 0, expires: 0 }
-    }
-
     pub(crate) fn key_count(&self) -> u64 {
         self.keys
     }
@@ -272,6 +303,24 @@ impl Db {
         self.occupied[slot / 64] &= !(1 << (slot % 64));
     }
 
+    /// A random key, the same for any layout; it may be expired.
+    pub(crate) fn random_key(&self, rng: &mut crate::random::Rng) -> Option<Vec<u8>> {
+        if self.keys == 0 {
+            return None;
+        }
+        let mut skip = rng.below(self.keys as usize);
+        let mut from = 0;
+        while let Some(slot) = self.next_occupied(from) {
+            let entries = &self.slot(slot)?.entries;
+            if skip < entries.len() {
+                return entries.random(rng).map(|entry| entry.key().to_vec());
+            }
+            skip -= entries.len();
+            from = slot + 1;
+        }
+        None
+    }
+
     /// Every entry with its slot, in no meaningful order inside a slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Entry)> {
         self.slots.iter().enumerate().flat_map(|(slot, keys)| {
@@ -279,10 +328,31 @@ impl Db {
         })
     }
 
+    fn note_expiry(&mut self, slot: usize, at: Option<u64>) {
+        if let Some(at) = at {
+            self.expires += 1;
+            self.next_expiry[slot] = self.next_expiry[slot].min(at);
+        }
+    }
+
+    /// The first slot at or after `from` with a key that may be due.
+    pub(crate) fn next_due_slot(&self, from: usize, now_ms: u64) -> Option<usize> {
+        if self.expires == 0 {
+            return None;
+        }
+        let rest = self.next_expiry.get(from..)?;
+        rest.iter().position(|&at| at <= now_ms).map(|after| from + after)
+    }
+
+    pub(crate) fn set_next_expiry(&mut self, slot: usize, at: u64) {
+        self.next_expiry[slot] = at;
+    }
+
     fn slot_or_new(&mut self, slot: usize, seed: u64) -> &mut SlotKeys {
         if self.slots.is_empty() {
             self.slots.resize_with(usize::from(SLOT_COUNT), || None);
             self.occupied = vec![0; usize::from(SLOT_COUNT) / 64];
+            self.next_expiry = vec![u64::MAX; usize::from(SLOT_COUNT)];
         }
         self.slots[slot].get_or_insert_with(|| Box::new(SlotKeys::new(seed)))
     }
@@ -297,11 +367,7 @@ impl Db {
 
 impl SlotKeys {
     fn new(seed: u64) -> Self {
-        Self {
-            entries: Table::with_seed(seed),
-            expires: Table::with_seed(seed),
-            next_expiry: u64::MAX,
-        }
+        Self { entries: Table::with_seed(seed), expires: Table::with_seed(seed) }
     }
 
     /// Bytes of the tables. 0 while there are no keys, so that the first insertion accounts for
@@ -312,9 +378,8 @@ impl SlotKeys {
     }
 
     fn insert(&mut self, hash: u64, entry: Entry) {
-        if let Some(at) = entry.expire_at() {
+        if entry.expire_at().is_some() {
             self.expires.insert_hashed(hash, entry.reference());
-            self.next_expiry = self.next_expiry.min(at);
         }
         self.entries.insert_hashed(hash, entry);
     }
@@ -385,10 +450,15 @@ impl Keys<'_> {
 
     // ---- looking up ----------------------------------------------------------------------------
 
+    /// Where a key lives: its slot and its hash.
+    #[inline]
+    fn place(&self, key: &[u8]) -> (usize, u64) {
+        (Slot::of_key(key).index(), hash::hash(self.space.seed, key))
+    }
+
     /// The entry of a live key.
     fn find(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
+        let (slot, hash) = self.place(key);
         let entry: *mut Entry = self.space.entry_mut(self.db, slot, hash, key)?;
         // SAFETY: `entry` points into the keyspace, which `self` borrows mutably and which is not
         // touched before the reference is returned. (The borrow checker rejects a conditional
@@ -424,14 +494,14 @@ impl Keys<'_> {
 
     /// A key's value, counted as a hit or a miss (Redis's `lookupKeyRead`).
     pub(crate) fn get(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
-        let found = self.find(key).is_some();
-        if found {
-            self.space.stats.hits += 1;
-        } else {
+        let Some(entry) = self.find(key) else {
             self.space.stats.misses += 1;
             return None;
-        }
-        self.find(key).map(|entry| entry.value())
+        };
+        let entry: *const Entry = entry;
+        self.space.stats.hits += 1;
+        // SAFETY: as in `find`: only a counter was touched since.
+        Some(unsafe { &*entry }.value())
     }
 
     /// A key's value to change in place. After the change, call [`Keys::modified`].
@@ -476,8 +546,7 @@ impl Keys<'_> {
     /// deletes the key if the value became empty, invalidates watches of the key and wakes commands
     /// that wait for it (Redis's `signalModifiedKey`). Cheap, but not free: once per key and command.
     pub(crate) fn modified(&mut self, key: &[u8]) {
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
+        let (slot, hash) = self.place(key);
         self.space.bump(self.db, hash);
         let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return };
         if entry.value().aggregate_len() == Some(0) {
@@ -503,8 +572,7 @@ impl Keys<'_> {
     /// Sets a key to a string, whatever it was; replaces in place where possible. Signals the
     /// modification.
     pub(crate) fn insert_string(&mut self, key: &[u8], bytes: &[u8], expire: NewExpiry) {
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
+        let (slot, hash) = self.place(key);
         let now_ms = self.clock.now_ms;
         let Some(entry) = self.space.entry_to_change(self.db, slot, hash, key) else {
             let expire_at = if let NewExpiry::At(at) = expire { Some(at) } else { None };
@@ -540,8 +608,7 @@ impl Keys<'_> {
         let is_raw = self.find(key).is_some_and(|entry| entry.raw_mut().is_some());
         if !is_raw {
             self.remove_quietly(key);
-            let slot = Slot::of_key(key).index();
-            let hash = hash::hash(self.space.seed, key);
+            let (slot, hash) = self.place(key);
             let entry = Entry::new_raw(key, bytes, expire_at);
             self.space.insert_entry(self.db, slot, hash, entry);
         }
@@ -555,7 +622,7 @@ impl Keys<'_> {
         if let Some(entry) = self.find_to_change(key) {
             entry.set_int(value);
         }
-        let hash = hash::hash(self.space.seed, key);
+        let (_, hash) = self.place(key);
         self.space.bump(self.db, hash);
     }
 
@@ -567,8 +634,7 @@ impl Keys<'_> {
     /// Takes a key out: its value and expiry. Signals the modification.
     pub(crate) fn take(&mut self, key: &[u8]) -> Option<(Value, Option<u64>)> {
         self.find(key)?;
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
+        let (slot, hash) = self.place(key);
         let entry = self.space.remove_entry(self.db, slot, hash, key)?;
         self.space.bump(self.db, hash);
         let expire_at = entry.expire_at();
@@ -581,25 +647,18 @@ impl Keys<'_> {
         if self.find(key).is_none() {
             return false;
         }
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
-        let mut entry =
-            self.space.remove_entry(self.db, slot, hash, key).expect("the key was just looked up");
-        entry.set_expire_at(at);
-        self.space.insert_entry(self.db, slot, hash, entry);
+        let (slot, hash) = self.place(key);
         self.space.bump(self.db, hash);
-        true
+        self.space.set_entry_expiry(self.db, slot, hash, key, at)
     }
 
     fn remove_quietly(&mut self, key: &[u8]) {
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
+        let (slot, hash) = self.place(key);
         self.space.remove_entry(self.db, slot, hash, key);
     }
 
     fn insert_new(&mut self, entry: Entry) {
-        let slot = Slot::of_key(entry.key()).index();
-        let hash = hash::hash(self.space.seed, entry.key());
+        let (slot, hash) = self.place(entry.key());
         self.insert_new_hashed(slot, hash, entry);
     }
 

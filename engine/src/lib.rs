@@ -19,6 +19,8 @@ mod digest;
 mod engine;
 mod entry;
 mod error;
+mod expire;
+mod glob;
 mod hash;
 mod keyspace;
 mod lane;

@@ -77,6 +77,11 @@ impl<'a> Reply<'a> {
         encode::bulk_integer(self.out, value);
     }
 
+    /// A cursor as a bulk string.
+    pub(crate) fn bulk_unsigned(&mut self, value: u64) {
+        self.bulk(itoa::Buffer::new().format(value).as_bytes());
+    }
+
     /// A bulk string or null.
     pub(crate) fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {

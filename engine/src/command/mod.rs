@@ -54,10 +54,17 @@ use crate::keyspace::Keys;
 use crate::num;
 use crate::random::Rng;
 use crate::reply::Reply;
+use holdfast_proto::command::{self as table, CommandSpec};
 use std::sync::OnceLock;
 
+mod database;
+mod expiry;
 mod hash;
+mod keys;
+mod lcs;
 mod list;
+mod object;
+pub(crate) mod scan;
 mod set;
 mod string;
 mod zset;
@@ -134,31 +141,25 @@ pub(crate) fn is_option(arg: &[u8], option: &str) -> bool {
 
 /// A command as dispatch knows it.
 pub(crate) struct Registered {
-    name: &'static str,
     run: Handler,
-    /// As in the command table: the exact count of arguments, or minus the least.
-    arity: i32,
+    spec: &'static CommandSpec,
+    /// Never changes data; may run on the read path.
     pub(crate) readonly: bool,
 }
 
 impl Registered {
     /// Runs the command; its reply, be it an error, is written.
     pub(crate) fn run(&self, ctx: &mut Ctx<'_>, args: &[&[u8]]) {
-        let result = if self.arity_fits(args.len()) {
+        let result = if self.spec.arity_fits(args.len()) {
             (self.run)(ctx, args)
         } else {
-            Err(CommandError::Arity(self.name.to_owned()))
+            Err(CommandError::Arity(self.spec.name.to_owned()))
         };
         if let Err(error) = result {
             ctx.blocked = None;
             ctx.reply.reset();
             ctx.reply.error(&error.to_string());
         }
-    }
-
-    fn arity_fits(&self, len: usize) -> bool {
-        let arity = self.arity.unsigned_abs() as usize;
-        if self.arity >= 0 { len == arity } else { len >= arity }
     }
 }
 
@@ -168,22 +169,28 @@ pub(crate) fn lookup(name: &[u8]) -> Option<&'static Registered> {
     REGISTRY.get_or_init(Registry::new).find(name)
 }
 
-/// The error for a name that [`lookup`] does not know, with Redis's wording.
+/// The error for a name that [`lookup`] does not know.
 pub(crate) fn unknown(args: &[&[u8]]) -> CommandError {
-    let name = String::from_utf8_lossy(&args[0][..args[0].len().min(128)]).into_owned();
-    let mut text = format!("ERR unknown command '{name}', with args beginning with: ");
-    for arg in &args[1..] {
-        if text.len() >= 128 + name.len() {
-            break;
-        }
-        let shown = &arg[..arg.len().min(128)];
-        text.push_str(&format!("'{}' ", String::from_utf8_lossy(shown)));
-    }
-    CommandError::Owned(text)
+    let excluded = table::lookup(args[0]).and_then(table::support_error);
+    CommandError::Owned(
+        excluded
+            .unwrap_or_else(|| table::unknown_command_error(args[0], args[1..].iter().copied())),
+    )
 }
 
-const FAMILIES: &[&[Command]] =
-    &[string::COMMANDS, list::COMMANDS, hash::COMMANDS, set::COMMANDS, zset::COMMANDS];
+const FAMILIES: &[&[Command]] = &[
+    string::COMMANDS,
+    lcs::COMMANDS,
+    expiry::COMMANDS,
+    keys::COMMANDS,
+    object::COMMANDS,
+    database::COMMANDS,
+    scan::COMMANDS,
+    list::COMMANDS,
+    hash::COMMANDS,
+    set::COMMANDS,
+    zset::COMMANDS,
+];
 
 /// Longest name of a command; shorter ones are packed into one `u128`.
 const NAME_LEN_MAX: usize = 16;
@@ -205,14 +212,15 @@ impl Registry {
     }
 
     fn add(&mut self, command: &Command) {
-        let (arity, readonly) = spec(command.name);
+        let spec =
+            table::lookup(command.name.as_bytes()).expect("every family's command has a spec");
         let packed = pack(command.name.as_bytes()).expect("names are short");
         let mut at = place(packed);
         while self.0[at].1.is_some() {
             at = (at + 1) % REGISTRY_LEN;
         }
-        let Command { name, run } = *command;
-        self.0[at] = (packed, Some(Registered { name, run, arity, readonly }));
+        let readonly = is_readonly(spec);
+        self.0[at] = (packed, Some(Registered { run: command.run, spec, readonly }));
     }
 
     #[inline]
@@ -230,9 +238,9 @@ impl Registry {
     }
 }
 
-/// Arity and whether the command only reads, from the command table.
-fn spec(_name: &str) -> (i32, bool) {
-    (-1, true)
+/// Whether the command never changes data. A container is read-only if all its subcommands are.
+fn is_readonly(spec: &CommandSpec) -> bool {
+    !spec.is_write() && spec.subcommands.iter().all(|sub| !sub.is_write())
 }
 
 /// A name in lower case as a number; `None` if it is too long or empty.

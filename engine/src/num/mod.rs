@@ -1,5 +1,10 @@
 //! Numbers in text, read and written exactly as Redis does.
 
+mod big;
+mod long_double;
+
+pub(crate) use long_double::LongDouble;
+
 use crate::error::CommandError;
 
 /// Redis's `string2ll`: an optional `-`, no leading zeros, no spaces, no `+`.
@@ -53,6 +58,15 @@ pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
 /// [`parse_f64`] with Redis's error.
 pub(crate) fn float_arg(text: &[u8]) -> Result<f64, CommandError> {
     parse_f64(text).ok_or(CommandError::NotFloat)
+}
+
+/// INCRBYFLOAT and HINCRBYFLOAT: `value` plus the argument, as the text that is stored and replied.
+pub(crate) fn add_long_double(value: LongDouble, by: &[u8]) -> Result<String, CommandError> {
+    let by = LongDouble::parse(by).ok_or(CommandError::NotFloat)?;
+    match value.add(by) {
+        Some(sum) if !sum.is_infinite() => Ok(sum.to_text()),
+        _ => Err(CommandError::Text("ERR increment would produce NaN or Infinity")),
+    }
 }
 
 #[cfg(test)]
