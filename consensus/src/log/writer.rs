@@ -1,0 +1,373 @@
+//! The log writer thread: one write and at most one sync for everything that all replicas of the
+//! process want written, however many they are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use holdfast_proto::ids::{LogIndex, ShardId, Term};
+
+use super::side_record::{SideRecord, SyncedTo};
+use super::{LogError, LogStore, LogSyncer, LogWrite};
+
+/// Payload gathered for one write; more waits for the next.
+const GATHER_BYTES_MAX: usize = 8 << 20;
+
+/// How often space is given back.
+const PURGE_EVERY: Duration = Duration::from_secs(10);
+
+/// When an entry counts as persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Synced to disk.
+    Always,
+    /// Given to the operating system, which is told to sync every second: survives the death of
+    /// the process, not of the machine.
+    EverySecond,
+    /// Given to the operating system, which syncs when it likes.
+    Os,
+}
+
+/// Options of the writer thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LogWriterConfig {
+    pub policy: SyncPolicy,
+    /// Time between syncs under [`SyncPolicy::EverySecond`], and between updates of the side record;
+    /// default 1 s.
+    pub sync_interval: Duration,
+}
+
+impl LogWriterConfig {
+    /// Defaults for a policy.
+    pub fn new(policy: SyncPolicy) -> Self {
+        Self { policy, sync_interval: Duration::from_secs(1) }
+    }
+}
+
+enum Job {
+    Write(Vec<LogWrite>),
+    /// The answer is sent once the group is gone.
+    Destroy(ShardId, Sender<()>),
+    Stop,
+}
+
+type Tails = Arc<Mutex<BTreeMap<ShardId, SyncedTo>>>;
+
+/// What the writer measured. Cheap to read from any thread.
+#[derive(Debug, Default)]
+pub struct LogWriterStats {
+    last_write_us: AtomicU64,
+    writes: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl LogWriterStats {
+    /// How long the last write (with its sync, if any) took, microseconds.
+    pub fn last_write_us(&self) -> u64 {
+        self.last_write_us.load(Ordering::Relaxed)
+    }
+
+    /// Writes so far; each one covers everything that waited.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Payload of entries written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The threads; ends them when closed.
+pub struct LogWriter {
+    handle: LogWriterHandle,
+    writer: JoinHandle<Box<dyn LogStore>>,
+    syncer: JoinHandle<Box<dyn LogSyncer>>,
+    side: Arc<Mutex<Option<SideRecord>>>,
+    tails: Tails,
+    stop_syncer: Sender<()>,
+}
+
+/// Hands writes to the thread. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct LogWriterHandle {
+    jobs: Sender<Job>,
+    stats: Arc<LogWriterStats>,
+}
+
+impl fmt::Debug for LogWriterHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogWriterHandle")
+    }
+}
+
+impl LogWriterHandle {
+    /// Queues writes, in order.
+    pub fn write(&self, writes: Vec<LogWrite>) {
+        if !writes.is_empty() {
+            self.send(Job::Write(writes));
+        }
+    }
+
+    /// Forgets a group for good, after the writes queued before, and waits for it.
+    pub fn destroy(&self, shard: ShardId) {
+        let (done, wait) = crossbeam_channel::bounded(1);
+        self.send(Job::Destroy(shard, done));
+        let _ = wait.recv();
+    }
+
+    pub fn stats(&self) -> &LogWriterStats {
+        &self.stats
+    }
+
+    fn send(&self, job: Job) {
+        // The thread ends only after `close`; whatever comes later has nobody to answer to.
+        let _ = self.jobs.send(job);
+    }
+}
+
+impl LogWriter {
+    /// Starts the threads. `on_persisted` is called on the writer thread with (shard, number) of
+    /// the last write of each shard that is done; it should only pass that on.
+    /// A failed write or sync ends the process.
+    pub fn start(
+        store: Box<dyn LogStore>,
+        side: Option<SideRecord>,
+        cfg: LogWriterConfig,
+        on_persisted: impl FnMut(&[(ShardId, u64)]) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::unbounded();
+        let (stop_syncer, stopped) = crossbeam_channel::bounded(1);
+        let tails = Tails::default();
+        let stats = Arc::new(LogWriterStats::default());
+        let side = Arc::new(Mutex::new(side));
+        let log_syncer = store.syncer().unwrap_or_else(|| Box::new(NoSyncer));
+        let writer = Writer {
+            store,
+            cfg,
+            queue,
+            on_persisted: Box::new(on_persisted),
+            tails: Arc::clone(&tails),
+            side: Arc::clone(&side),
+            stats: Arc::clone(&stats),
+            persisted: Vec::new(),
+        };
+        let syncer = Syncer {
+            cfg,
+            syncer: log_syncer,
+            tails: Arc::clone(&tails),
+            side: Arc::clone(&side),
+            stopped,
+        };
+        let writer =
+            thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
+        let syncer =
+            thread::Builder::new().name("log-syncer".into()).spawn(move || syncer.run())?;
+        Ok(Self {
+            handle: LogWriterHandle { jobs, stats },
+            writer,
+            syncer,
+            side,
+            tails,
+            stop_syncer,
+        })
+    }
+
+    pub fn handle(&self) -> LogWriterHandle {
+        self.handle.clone()
+    }
+
+    /// Writes what is queued, syncs, and records that the process ended cleanly.
+    pub fn close(self) {
+        self.handle.send(Job::Stop);
+        let mut store = self.writer.join().expect("the writer does not panic");
+        let _ = self.stop_syncer.send(());
+        let mut syncer = self.syncer.join().expect("the syncer does not panic");
+        or_abort(store.write(&[], true), "sync the log");
+        or_abort(syncer.sync(), "sync the log");
+        let side = self.side.lock().expect("no panic while locked").take();
+        if let Some(mut side) = side {
+            let tails = self.tails.lock().expect("no panic while locked").clone();
+            or_abort(side.update(&tails), "record what is synced");
+            or_abort(side.close(), "record the clean end");
+        }
+    }
+}
+
+struct Writer {
+    store: Box<dyn LogStore>,
+    cfg: LogWriterConfig,
+    queue: Receiver<Job>,
+    on_persisted: Box<dyn FnMut(&[(ShardId, u64)]) + Send>,
+    tails: Tails,
+    side: Arc<Mutex<Option<SideRecord>>>,
+    stats: Arc<LogWriterStats>,
+    persisted: Vec<(ShardId, u64)>,
+}
+
+impl Writer {
+    fn run(mut self) -> Box<dyn LogStore> {
+        let mut purged = Instant::now();
+        let mut batch = Vec::new();
+        loop {
+            match self.queue.recv_timeout(PURGE_EVERY) {
+                Ok(Job::Write(writes)) => {
+                    batch.extend(writes);
+                    let control = self.gather(&mut batch);
+                    self.write(&mut batch);
+                    match control {
+                        Some(Job::Destroy(shard, done)) => self.destroy(shard, &done),
+                        Some(Job::Stop) => return self.store,
+                        _ => {}
+                    }
+                }
+                Ok(Job::Destroy(shard, done)) => self.destroy(shard, &done),
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return self.store,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if purged.elapsed() >= PURGE_EVERY {
+                or_abort(self.store.purge(), "purge the log");
+                purged = Instant::now();
+            }
+        }
+    }
+
+    /// Everything else that waits, up to a limit or to a job that is not a write.
+    fn gather(&self, batch: &mut Vec<LogWrite>) -> Option<Job> {
+        let mut bytes: usize = batch.iter().map(payload).sum();
+        while bytes < GATHER_BYTES_MAX {
+            match self.queue.try_recv() {
+                Ok(Job::Write(writes)) => {
+                    bytes += writes.iter().map(payload).sum::<usize>();
+                    batch.extend(writes);
+                }
+                Ok(control) => return Some(control),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    fn write(&mut self, batch: &mut Vec<LogWrite>) {
+        let start = Instant::now();
+        // A commit index alone is never waited for.
+        let sync = self.cfg.policy == SyncPolicy::Always
+            && batch.iter().any(|w| !w.entries.is_empty() || w.sync);
+        or_abort(self.store.write(batch, sync), "write the log");
+        self.persisted.clear();
+        {
+            let mut tails = self.tails.lock().expect("no panic while locked");
+            for write in batch.iter() {
+                note_tail(&mut tails, write);
+                match self.persisted.iter_mut().find(|p| p.0 == write.shard) {
+                    Some(persisted) => persisted.1 = write.number,
+                    None => self.persisted.push((write.shard, write.number)),
+                }
+            }
+        }
+        if batch.iter().any(|w| w.reset.is_some()) {
+            self.record_new_groups(batch);
+        }
+        let stats = &self.stats;
+        let bytes: usize = batch.iter().map(payload).sum();
+        stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        stats.writes.fetch_add(1, Ordering::Relaxed);
+        let micros = start.elapsed().as_micros() as u64;
+        stats.last_write_us.store(micros, Ordering::Relaxed);
+        batch.clear();
+        (self.on_persisted)(&self.persisted);
+    }
+
+    /// A group is in the side record before anything of it can be acknowledged; such a write is
+    /// always synced.
+    fn record_new_groups(&self, batch: &[LogWrite]) {
+        let mut tails = BTreeMap::new();
+        for write in batch.iter().filter(|w| w.reset.is_some()) {
+            note_tail(&mut tails, write);
+        }
+        if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
+            or_abort(side.update(&tails), "record what is synced");
+        }
+    }
+
+    fn destroy(&mut self, shard: ShardId, done: &Sender<()>) {
+        or_abort(self.store.destroy(shard), "remove a log");
+        self.tails.lock().expect("no panic while locked").remove(&shard);
+        if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
+            or_abort(side.forget(shard), "forget a log");
+        }
+        let _ = done.send(());
+    }
+}
+
+fn payload(write: &LogWrite) -> usize {
+    write.entries.iter().map(|e| e.data.len()).sum()
+}
+
+fn note_tail(tails: &mut BTreeMap<ShardId, SyncedTo>, write: &LogWrite) {
+    let last = match (write.entries.last(), &write.reset) {
+        (Some(entry), _) => (LogIndex(entry.index), Term(entry.term)),
+        (None, Some(meta)) => (meta.index, meta.term),
+        (None, None) => return,
+    };
+    tails.insert(write.shard, SyncedTo { raft_id: write.raft_id, index: last.0, term: last.1 });
+}
+
+struct Syncer {
+    cfg: LogWriterConfig,
+    syncer: Box<dyn LogSyncer>,
+    tails: Tails,
+    side: Arc<Mutex<Option<SideRecord>>>,
+    stopped: Receiver<()>,
+}
+
+impl Syncer {
+    fn run(mut self) -> Box<dyn LogSyncer> {
+        loop {
+            match self.stopped.recv_timeout(self.cfg.sync_interval) {
+                Err(RecvTimeoutError::Timeout) => self.sync(),
+                _ => return self.syncer,
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        // Under `Os` nothing is known to be synced, so nothing is recorded.
+        if self.cfg.policy == SyncPolicy::Os {
+            return;
+        }
+        // What was written before the sync began is synced when it ends.
+        let tails = self.tails.lock().expect("no panic while locked").clone();
+        if self.cfg.policy == SyncPolicy::EverySecond {
+            or_abort(self.syncer.sync(), "sync the log");
+        }
+        if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
+            or_abort(side.update(&tails), "record what is synced");
+        }
+    }
+}
+
+struct NoSyncer;
+
+impl LogSyncer for NoSyncer {
+    fn sync(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+/// What is on disk after a failed write or sync is unknown: the process must end, and never try
+/// again.
+fn or_abort<T>(result: Result<T, LogError>, what: &str) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => {
+            tracing::error!(%error, "cannot {what}, the process ends");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A deterministic cluster for tests.
