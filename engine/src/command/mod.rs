@@ -58,6 +58,7 @@ use holdfast_proto::command::{self as table, CommandSpec};
 use std::sync::OnceLock;
 
 mod database;
+mod dump;
 mod expiry;
 mod hash;
 mod keys;
@@ -190,6 +191,7 @@ const FAMILIES: &[&[Command]] = &[
     hash::COMMANDS,
     set::COMMANDS,
     zset::COMMANDS,
+    dump::COMMANDS,
 ];
 
 /// Longest name of a command; shorter ones are packed into one `u128`.

@@ -8,7 +8,7 @@ use std::io::Read;
 const READ_LEN: usize = 256 * 1024;
 
 /// Where bytes come from.
-pub trait Source {
+pub(crate) trait Source {
     /// The next `len` bytes. Reserves memory only as the bytes arrive, so `len` may be hostile.
     fn take(&mut self, len: usize) -> Result<&[u8], Error>;
 
@@ -24,7 +24,7 @@ pub trait Source {
 
 /// A payload that is all in memory.
 #[derive(Debug, Clone)]
-pub struct Slice<'a>(pub &'a [u8]);
+pub(crate) struct Slice<'a>(pub(crate) &'a [u8]);
 
 impl Source for Slice<'_> {
     fn take(&mut self, len: usize) -> Result<&[u8], Error> {
@@ -40,7 +40,7 @@ impl Source for Slice<'_> {
 
 /// A file or a connection.
 #[derive(Debug)]
-pub struct Stream<R> {
+pub(crate) struct Stream<R> {
     reader: R,
     /// `buffer[start..end]` is read and not yet taken. `checked <= start`.
     buffer: Vec<u8>,
@@ -52,12 +52,12 @@ pub struct Stream<R> {
 }
 
 impl<R: Read> Stream<R> {
-    pub fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, buffer: vec![0; READ_LEN], start: 0, end: 0, checked: 0, crc: 0 }
     }
 
     /// The checksum of everything taken so far.
-    pub fn checksum(&mut self) -> u64 {
+    pub(crate) fn checksum(&mut self) -> u64 {
         self.crc = crc64::update(self.crc, &self.buffer[self.checked..self.start]);
         self.checked = self.start;
         self.crc
@@ -111,23 +111,23 @@ enum Head {
 }
 
 /// Reads scalars; keeps the memory for strings that need decoding.
-pub struct Decoder<S> {
-    pub source: S,
+pub(crate) struct Decoder<S> {
+    pub(crate) source: S,
     scratch: Vec<u8>,
     digits: itoa::Buffer,
 }
 
 impl<S: Source> Decoder<S> {
-    pub fn new(source: S) -> Self {
+    pub(crate) fn new(source: S) -> Self {
         Self { source, scratch: Vec::new(), digits: itoa::Buffer::new() }
     }
 
-    pub fn byte(&mut self) -> Result<u8, Error> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Error> {
         Ok(self.source.array::<1>()?[0])
     }
 
     /// A length or count.
-    pub fn length(&mut self) -> Result<u64, Error> {
+    pub(crate) fn length(&mut self) -> Result<u64, Error> {
         match self.head()? {
             Head::Length(value) => Ok(value),
             Head::Special(_) => Err(Error::Corrupt("a string where a length belongs")),
@@ -136,7 +136,7 @@ impl<S: Source> Decoder<S> {
 
     /// How many elements follow, each of at least `element_len_min` bytes. Never more than can be
     /// there, when that is known.
-    pub fn count(&mut self, element_len_min: usize) -> Result<usize, Error> {
+    pub(crate) fn count(&mut self, element_len_min: usize) -> Result<usize, Error> {
         let count = usize::try_from(self.length()?).map_err(|_| Error::Corrupt("count"))?;
         match self.source.remaining() {
             Some(left) if count > left / element_len_min => Err(Error::Truncated),
@@ -145,7 +145,7 @@ impl<S: Source> Decoder<S> {
     }
 
     /// A string, in whatever form. Valid until the next call.
-    pub fn string(&mut self) -> Result<&[u8], Error> {
+    pub(crate) fn string(&mut self) -> Result<&[u8], Error> {
         match self.head()? {
             Head::Length(len) => {
                 let len = string_len(len)?;
@@ -169,7 +169,7 @@ impl<S: Source> Decoder<S> {
     }
 
     /// A score in text: a length byte and digits, or one of three marks.
-    pub fn text_double(&mut self) -> Result<f64, Error> {
+    pub(crate) fn text_double(&mut self) -> Result<f64, Error> {
         match self.byte()? {
             253 => Ok(f64::NAN),
             254 => Ok(f64::INFINITY),
@@ -179,7 +179,7 @@ impl<S: Source> Decoder<S> {
     }
 
     /// A score in binary.
-    pub fn double(&mut self) -> Result<f64, Error> {
+    pub(crate) fn double(&mut self) -> Result<f64, Error> {
         Ok(f64::from_le_bytes(self.source.array()?))
     }
 
@@ -209,7 +209,7 @@ impl<S: Source> Decoder<S> {
 }
 
 /// A double in text, as scores are kept in packed forms.
-pub fn parse_double(text: &[u8]) -> Result<f64, Error> {
+pub(crate) fn parse_double(text: &[u8]) -> Result<f64, Error> {
     let text = std::str::from_utf8(text).ok().filter(|text| !text.is_empty());
     text.and_then(|text| text.parse().ok()).ok_or(Error::Corrupt("not a number"))
 }

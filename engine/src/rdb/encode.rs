@@ -1,44 +1,46 @@
 //! Scalars of the format, written: lengths, strings, doubles. Everything appends to a `Vec<u8>`.
 
-use super::{canonical_int, lzf};
+use super::lzf;
+use crate::num::parse_i64;
 
 /// Strings shorter than this are not worth a try at compression, as in Redis.
 const COMPRESS_LEN_MIN: usize = 21;
 
 /// How strings are written, and what is needed for it.
 #[derive(Debug, Default)]
-pub struct StringWriter {
-    /// `None`: never compress.
+pub(crate) struct StringWriter {
+    compress: bool,
+    /// Made when first needed.
     compressor: Option<lzf::Compressor>,
 }
 
 impl StringWriter {
     /// Compresses strings of more than 20 bytes when that saves at least 4, as Redis does with
     /// `rdbcompression yes`.
-    pub fn compressing() -> Self {
-        Self { compressor: Some(lzf::Compressor::default()) }
+    pub(crate) fn compressing() -> Self {
+        Self { compress: true, compressor: None }
     }
 
     /// Writes strings as they are (integers still become binary): less CPU, more bytes.
-    pub fn plain() -> Self {
-        Self { compressor: None }
+    pub(crate) fn plain() -> Self {
+        Self { compress: false, compressor: None }
     }
 
     /// Writes a string in the shortest of its forms: integer, compressed, plain.
-    pub fn string(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn string(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if bytes.len() <= 11
-            && let Some(value) = canonical_int(bytes)
+            && let Some(value) = parse_i64(bytes)
             && let Ok(value) = i32::try_from(value)
         {
             return int(value, out);
         }
-        if bytes.len() < COMPRESS_LEN_MIN || !self.compressed(bytes, out) {
+        if !self.compress || bytes.len() < COMPRESS_LEN_MIN || !self.compressed(bytes, out) {
             plain_string(bytes, out);
         }
     }
 
     /// Writes an integer as a string.
-    pub fn int_string(&mut self, value: i64, out: &mut Vec<u8>) {
+    pub(crate) fn int_string(&mut self, value: i64, out: &mut Vec<u8>) {
         match i32::try_from(value) {
             Ok(value) => int(value, out),
             Err(_) => plain_string(itoa::Buffer::new().format(value).as_bytes(), out),
@@ -46,7 +48,7 @@ impl StringWriter {
     }
 
     fn compressed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
-        let Some(compressor) = &mut self.compressor else { return false };
+        let compressor = self.compressor.get_or_insert_default();
         // The compressed length comes first and its width depends on it: room for the widest form is
         // left, and closed afterwards.
         const ROOM: usize = 1 + 9 + 9;
@@ -69,7 +71,7 @@ impl StringWriter {
 }
 
 /// Writes a length: 1, 2, 5 or 9 bytes.
-pub fn length(value: u64, out: &mut Vec<u8>) {
+pub(crate) fn length(value: u64, out: &mut Vec<u8>) {
     if value < 1 << 6 {
         out.push(value as u8);
     } else if value < 1 << 14 {
@@ -84,7 +86,7 @@ pub fn length(value: u64, out: &mut Vec<u8>) {
 }
 
 /// Writes a string as it is.
-pub fn plain_string(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn plain_string(bytes: &[u8], out: &mut Vec<u8>) {
     length(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
@@ -103,12 +105,12 @@ fn int(value: i32, out: &mut Vec<u8>) {
 }
 
 /// Writes a score of [`super::kind::ZSET_2`].
-pub fn double(value: f64, out: &mut Vec<u8>) {
+pub(crate) fn double(value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Writes an auxiliary field; readers ignore the names they do not know.
-pub fn aux(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn aux(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.push(super::opcode::AUX);
     plain_string(name, out);
     plain_string(value, out);

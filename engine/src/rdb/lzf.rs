@@ -5,7 +5,7 @@
 //! one more byte an offset back; length + 2 bytes are copied from offset + 1 bytes back.
 
 /// Bytes that one compressed byte can stand for at most: three bytes copy 264.
-pub const RATIO_MAX: usize = 88;
+pub(crate) const RATIO_MAX: usize = 88;
 
 const HASH_BITS: u32 = 13;
 const OFFSET_MAX: usize = 1 << 13;
@@ -14,7 +14,7 @@ const LITERALS_MAX: usize = 32;
 
 /// Compresses; keeps its table between strings, so that a short string does not pay for clearing it.
 #[derive(Debug)]
-pub struct Compressor {
+pub(crate) struct Compressor {
     /// By hash of three bytes: `base` of that string's call plus the position; below the present
     /// `base` means stale.
     table: Box<[u32; 1 << HASH_BITS]>,
@@ -30,7 +30,7 @@ impl Default for Compressor {
 impl Compressor {
     /// Appends the compressed form of `input` to `out` if it takes at most `len_max` bytes.
     /// Otherwise leaves `out` as it was and returns false.
-    pub fn compress(&mut self, input: &[u8], len_max: usize, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn compress(&mut self, input: &[u8], len_max: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         if self.write_runs(input, start.saturating_add(len_max), out) {
             return true;
@@ -83,7 +83,7 @@ impl Compressor {
 
 /// Appends the `len` bytes that `input` stands for to `out`. `None` when `input` is corrupt or stands for another number of
 /// bytes; `out` is then in an unspecified state. Reserves nothing before `len` is found plausible.
-pub fn decompress(input: &[u8], len: usize, out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn decompress(input: &[u8], len: usize, out: &mut Vec<u8>) -> Option<()> {
     if len > input.len().saturating_mul(RATIO_MAX) {
         return None;
     }

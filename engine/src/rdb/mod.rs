@@ -7,18 +7,19 @@
 //! are checked before memory is reserved, packed forms are validated whole before they are walked,
 //! and nothing panics.
 //!
-//! In reading order: [`crc64`] and [`lzf`], the scalars ([`decode`], [`encode`]), the packed forms
-//! ([`listpack`], [`ziplist`], [`intset`], [`zipmap`]).
+//! In reading order: `crc64` and `lzf`, the scalars (`decode`, `encode`), the packed forms of older
+//! versions (`ziplist`, `intset`, `zipmap`; the present one, the listpack, is how the engine itself stores small
+//! collections), `value`, and `payload`, which is what DUMP and RESTORE carry.
 
 pub mod crc64;
-pub mod decode;
-pub mod encode;
-pub mod intset;
-pub mod listpack;
-pub mod lzf;
+pub(crate) mod decode;
+pub(crate) mod encode;
+mod intset;
+mod lzf;
+pub(crate) mod payload;
 pub(crate) mod value;
-pub mod ziplist;
-pub mod zipmap;
+mod ziplist;
+mod zipmap;
 
 /// The version written to files and to the footer of DUMP payloads: that of Redis 7.0.
 pub const VERSION: u16 = 10;
@@ -103,26 +104,6 @@ pub enum Error {
     NotSupported(&'static str),
 }
 
-/// One element of a packed form: small integers are kept as such.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element<'a> {
-    Bytes(&'a [u8]),
-    Int(i64),
-}
-
-impl<'a> Element<'a> {
-    /// The element as the bytes that a client sees; integers are written to `buffer`.
-    pub fn bytes<'b>(&self, buffer: &'b mut itoa::Buffer) -> &'b [u8]
-    where
-        'a: 'b,
-    {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Int(value) => buffer.format(*value).as_bytes(),
-        }
-    }
-}
-
 /// A little-endian signed integer of 1 to 8 bytes.
 fn little_endian_int(bytes: impl AsRef<[u8]>) -> i64 {
     let bytes = bytes.as_ref();
@@ -130,57 +111,4 @@ fn little_endian_int(bytes: impl AsRef<[u8]>) -> i64 {
     wide[..bytes.len()].copy_from_slice(bytes);
     let unused_bits = 64 - 8 * bytes.len() as u32;
     i64::from_le_bytes(wide) << unused_bits >> unused_bits
-}
-
-/// The integer that `bytes` is the canonical decimal form of, so that formatting it again gives
-/// the same bytes: no leading zeros, no plus sign, no "-0".
-pub fn canonical_int(bytes: &[u8]) -> Option<i64> {
-    let (negative, digits) = match bytes {
-        [b'-', rest @ ..] => (true, rest),
-        _ => (false, bytes),
-    };
-    // 19 digits hold every i64; one more byte for the sign was taken off above.
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
-        _ => return None,
-    }
-    let mut magnitude: u64 = 0;
-    for &digit in digits {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        // Cannot overflow: 19 digits are below 10^19 < 2^64.
-        magnitude = magnitude * 10 + u64::from(digit - b'0');
-    }
-    if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn canonical_ints() {
-        for (text, value) in [
-            ("0", Some(0)),
-            ("7", Some(7)),
-            ("-1", Some(-1)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("-9223372036854775808", Some(i64::MIN)),
-            ("9223372036854775808", None),
-            ("-9223372036854775809", None),
-            ("99999999999999999999", None),
-            ("-0", None),
-            ("00", None),
-            ("01", None),
-            ("+1", None),
-            ("1 ", None),
-            ("", None),
-            ("-", None),
-            ("1a", None),
-        ] {
-            assert_eq!(canonical_int(text.as_bytes()), value, "{text}");
-        }
-    }
 }

@@ -4,7 +4,8 @@
 //! little endian. Then elements and the byte 0xFF. An element is the length of the one before it,
 //! its encoding and its data.
 
-use super::{Element, Error};
+use super::Error;
+use crate::value::packed::Item;
 
 const HEADER_LEN: usize = 10;
 const END: u8 = 0xFF;
@@ -12,14 +13,14 @@ const COUNT_UNKNOWN: u16 = u16::MAX;
 
 /// A ziplist that was checked from end to end.
 #[derive(Clone, Copy, Debug)]
-pub struct Ziplist<'a> {
+pub(crate) struct Ziplist<'a> {
     body: &'a [u8],
     count: usize,
 }
 
 impl<'a> Ziplist<'a> {
     /// Checks every element, the links backwards, and the header.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         const BAD: Error = Error::Corrupt("ziplist");
         let header = bytes.first_chunk::<HEADER_LEN>().ok_or(BAD)?;
         let total = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
@@ -48,29 +49,25 @@ impl<'a> Ziplist<'a> {
         Ok(Self { body, count })
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    pub fn iter(&self) -> Iter<'a> {
+    pub(crate) fn iter(&self) -> Iter<'a> {
         Iter { rest: self.body }
     }
 }
 
 /// The elements of a [`Ziplist`] from the first to the last.
 #[derive(Clone, Debug)]
-pub struct Iter<'a> {
+pub(crate) struct Iter<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Iterator for Iter<'a> {
-    type Item = Element<'a>;
+    type Item = Item<'a>;
 
-    fn next(&mut self) -> Option<Element<'a>> {
+    fn next(&mut self) -> Option<Item<'a>> {
         let (_, element, len) = element(self.rest)?;
         self.rest = &self.rest[len..];
         Some(element)
@@ -78,7 +75,7 @@ impl<'a> Iterator for Iter<'a> {
 }
 
 /// The element at the front: the stated length of the one before it, its value, its whole length.
-fn element(bytes: &[u8]) -> Option<(usize, Element<'_>, usize)> {
+fn element(bytes: &[u8]) -> Option<(usize, Item<'_>, usize)> {
     let (previous, rest) = match bytes.split_first()? {
         (&END, _) => return None,
         (&0xFE, rest) => {
@@ -91,7 +88,7 @@ fn element(bytes: &[u8]) -> Option<(usize, Element<'_>, usize)> {
     Some((previous, value, bytes.len() - after.len()))
 }
 
-fn value(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
+fn value(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     match first {
         0..0x40 => text(rest, first as usize),
@@ -108,27 +105,27 @@ fn value(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
         0xE0 => int::<8>(rest),
         0xF0 => int::<3>(rest),
         0xFE => int::<1>(rest),
-        0xF1..=0xFD => Some((Element::Int(i64::from(first & 0x0f) - 1), rest)),
+        0xF1..=0xFD => Some((Item::Int(i64::from(first & 0x0f) - 1), rest)),
         _ => None,
     }
 }
 
-fn text(rest: &[u8], len: usize) -> Option<(Element<'_>, &[u8])> {
+fn text(rest: &[u8], len: usize) -> Option<(Item<'_>, &[u8])> {
     let (text, rest) = rest.split_at_checked(len)?;
-    Some((Element::Bytes(text), rest))
+    Some((Item::Bytes(text), rest))
 }
 
-fn int<const N: usize>(rest: &[u8]) -> Option<(Element<'_>, &[u8])> {
+fn int<const N: usize>(rest: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let (bytes, rest) = rest.split_first_chunk::<N>()?;
-    Some((Element::Int(super::little_endian_int(bytes)), rest))
+    Some((Item::Int(super::little_endian_int(bytes)), rest))
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A ziplist of elements given in their encoded form (without the previous length).
-    pub(crate) fn build(elements: &[&[u8]]) -> Vec<u8> {
+    pub(in super::super) fn build(elements: &[&[u8]]) -> Vec<u8> {
         let mut body = Vec::new();
         let (mut previous, mut last) = (0usize, 0);
         for encoded in elements {
@@ -174,17 +171,17 @@ pub(crate) mod tests {
         assert_eq!(
             got,
             [
-                Element::Bytes(b"abc"),
-                Element::Bytes(&[b'x'; 300]),
-                Element::Int(0),
-                Element::Int(12),
-                Element::Int(-1),
-                Element::Int(32767),
-                Element::Int(-(1 << 23)),
-                Element::Int(1),
-                Element::Bytes(&[b'y'; 16384]),
-                Element::Int(i64::MAX),
-                Element::Bytes(b""),
+                Item::Bytes(b"abc"),
+                Item::Bytes(&[b'x'; 300]),
+                Item::Int(0),
+                Item::Int(12),
+                Item::Int(-1),
+                Item::Int(32767),
+                Item::Int(-(1 << 23)),
+                Item::Int(1),
+                Item::Bytes(&[b'y'; 16384]),
+                Item::Int(i64::MAX),
+                Item::Bytes(b""),
             ]
         );
         assert_eq!(list.len(), got.len());

@@ -1,0 +1,99 @@
+//! DUMP and RESTORE.
+
+use super::{Command, CommandResult, Ctx, is_option};
+use crate::error::CommandError;
+use crate::num::int_arg;
+use crate::rdb::{self, payload};
+
+pub(super) const COMMANDS: &[Command] =
+    &[Command::new("dump", dump), Command::new("restore", restore)];
+
+fn dump(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    match ctx.keys.get(args[1]) {
+        Some(value) => ctx.reply.bulk(&payload::write(value)),
+        None => ctx.reply.null(),
+    }
+    Ok(())
+}
+
+/// RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ count]. The checks are made
+/// in Redis's order, since each has its own error.
+fn restore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    const BUSY_KEY: CommandError = CommandError::Text("BUSYKEY Target key name already exists.");
+    const NEGATIVE_TTL: CommandError = CommandError::Text("ERR Invalid TTL value, must be >= 0");
+    let (key, ttl, payload) = (args[1], args[2], args[3]);
+    let options = Options::parse(&args[4..])?;
+    if !options.replace && ctx.keys.exists(key) {
+        return Err(BUSY_KEY);
+    }
+    let ttl = u64::try_from(int_arg(ttl)?).map_err(|_| NEGATIVE_TTL)?;
+    let value = payload::read(payload, ctx.limits).map_err(payload_error)?;
+    let now_ms = ctx.keys.now_ms();
+    let expire_at = match ttl {
+        0 => None,
+        at if options.absolute => Some(at),
+        ttl => Some(now_ms.saturating_add(ttl)),
+    };
+    if expire_at.is_some_and(|at| at <= now_ms) {
+        // Only REPLACE gets here with an old key: it is gone, and so is the new one already.
+        ctx.keys.remove(key);
+    } else {
+        ctx.keys.insert(key, value, expire_at);
+    }
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn payload_error(error: rdb::Error) -> CommandError {
+    match error {
+        rdb::Error::Version(_) | rdb::Error::Checksum => {
+            CommandError::Text("ERR DUMP payload version or checksum are wrong")
+        }
+        rdb::Error::NotSupported(what) => {
+            CommandError::Owned(format!("ERR restoring {what} is not supported yet"))
+        }
+        rdb::Error::Io(_) | rdb::Error::Truncated | rdb::Error::Corrupt(_) => {
+            CommandError::Text("ERR Bad data format")
+        }
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    replace: bool,
+    absolute: bool,
+}
+
+impl Options {
+    /// IDLETIME and FREQ are checked and then dropped: access times are each replica's own.
+    fn parse(args: &[&[u8]]) -> Result<Self, CommandError> {
+        let mut options = Self::default();
+        let (mut idle, mut freq) = (false, false);
+        let mut rest = args;
+        while let Some((&option, mut after)) = rest.split_first() {
+            if is_option(option, "REPLACE") {
+                options.replace = true;
+            } else if is_option(option, "ABSTTL") {
+                options.absolute = true;
+            } else if is_option(option, "IDLETIME") && !after.is_empty() && !freq {
+                if int_arg(after[0])? < 0 {
+                    return Err(CommandError::Text("ERR Invalid IDLETIME value, must be >= 0"));
+                }
+                idle = true;
+                after = &after[1..];
+            } else if is_option(option, "FREQ") && !after.is_empty() && !idle {
+                if !(0..=255).contains(&int_arg(after[0])?) {
+                    return Err(CommandError::Text(
+                        "ERR Invalid FREQ value, must be >= 0 and <= 255",
+                    ));
+                }
+                freq = true;
+                after = &after[1..];
+            } else {
+                return Err(CommandError::Syntax);
+            }
+            rest = after;
+        }
+        Ok(options)
+    }
+}
