@@ -9,6 +9,20 @@
 pub mod config;
 pub mod core;
 
+mod caretaker;
+mod clock;
+mod control;
+mod group;
+mod metrics;
+mod orders;
+mod service;
+mod shared;
+mod sight;
+mod snapshots;
+
+#[cfg(test)]
+mod shell_tests;
+
 pub use config::Config;
 
 /// Runs a sentinel until the process is told to end (SIGTERM, SIGINT).
