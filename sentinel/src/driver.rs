@@ -34,7 +34,14 @@ const ELECTION_TICKS: usize = 12;
 /// The first member of a new group does not wait for its election timer: it tries this often.
 const FIRST_CAMPAIGN_EVERY: Duration = Duration::from_millis(150);
 
-type SendMessages = Box<dyn FnMut(Vec<v1::RaftMessage>) + Send>;
+/// Of the log in memory and behind a snapshot: a few hundred changes, so that a sentinel that was
+/// away shortly needs no snapshot.
+const LOG_CACHE_BYTES: usize = 256 << 10;
+const LOG_TAIL_BYTES: u64 = 1 << 20;
+/// How often the log may give space back.
+const PURGE_EVERY: Duration = Duration::from_secs(30);
+
+pub(crate) type SendMessages = Box<dyn FnMut(Vec<v1::RaftMessage>) + Send>;
 
 pub(crate) struct Driver<S> {
     replica: Replica,
@@ -53,6 +60,7 @@ pub(crate) struct Driver<S> {
     serving: bool,
     /// When the first member of a new group campaigns next; `None` once there was a leader.
     campaign_at: Option<Duration>,
+    purge_at: Duration,
     outputs: Outputs,
 }
 
@@ -76,6 +84,8 @@ impl<S: LogStore> Driver<S> {
         let mut config = ReplicaConfig::new(ShardId::METADATA, own, now, clock::wall_us());
         config.founding_voters = membership.members.iter().map(|id| RaftId(*id)).collect();
         config.election_ticks = ELECTION_TICKS;
+        config.cache_bytes = LOG_CACHE_BYTES;
+        config.log_tail_bytes = LOG_TAIL_BYTES;
         let stored = store.load(ShardId::METADATA).context("load the metadata log")?;
         let is_new = stored.is_none();
         let genesis = StoredState::GENESIS;
@@ -87,8 +97,11 @@ impl<S: LogStore> Driver<S> {
         };
         let first = membership.members.iter().min() == Some(&membership.own);
         let campaign_at = (is_new && first).then(|| now + config.vote_refusal());
-        let replica =
+        let mut replica =
             Replica::new(config, stored, store.reader()).context("open the metadata group")?;
+        if snapshot_index > genesis {
+            replica.set_snapshot_data(metadata.encode_snapshot());
+        }
         Ok(Self {
             replica,
             store,
@@ -104,6 +117,7 @@ impl<S: LogStore> Driver<S> {
             leader: RaftId(0),
             serving: false,
             campaign_at,
+            purge_at: now + PURGE_EVERY,
             outputs: Outputs::default(),
         })
     }
@@ -128,6 +142,7 @@ impl<S: LogStore> Driver<S> {
             if now >= due {
                 self.replica.tick(now);
                 self.first_campaign(now);
+                self.purge(now);
                 // After a pause one tick is enough: what was sent meanwhile is still to be read.
                 due = if now >= due + tick { now + tick } else { due + tick };
             }
@@ -180,6 +195,14 @@ impl<S: LogStore> Driver<S> {
         }
     }
 
+    fn purge(&mut self, now: Duration) {
+        if now >= self.purge_at {
+            self.purge_at = now + PURGE_EVERY;
+            let purged = self.store.purge();
+            self.must(purged, "give space of the metadata log back");
+        }
+    }
+
     fn turn(&mut self) {
         let mut outputs = std::mem::take(&mut self.outputs);
         let mut changed = false;
@@ -215,6 +238,7 @@ impl<S: LogStore> Driver<S> {
             self.metadata = self.must(loaded, "load an installed snapshot");
             self.applied = meta.index;
             self.snapshot_index = meta.index;
+            self.replica.set_snapshot_data(self.metadata.encode_snapshot());
             self.replica.applied(clock::monotonic(), meta.index);
             changed = true;
         }
@@ -303,7 +327,7 @@ impl<S: LogStore> Driver<S> {
         let now = clock::monotonic();
         if let Err(error) = Metadata::decode_snapshot(state) {
             tracing::error!(%error, "a snapshot cannot be read");
-            self.replica.install_failed(now);
+            self.replica.install_failed(now, meta.index);
             return;
         }
         let saved = self.snapshots.save(meta.index, state);
@@ -342,3 +366,7 @@ impl<S: LogStore> Driver<S> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

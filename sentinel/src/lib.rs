@@ -12,9 +12,12 @@ pub mod core;
 mod caretaker;
 mod clock;
 mod control;
+mod driver;
 mod group;
 mod metrics;
 mod orders;
+mod peers;
+mod run;
 mod service;
 mod shared;
 mod sight;
@@ -24,8 +27,4 @@ mod snapshots;
 mod shell_tests;
 
 pub use config::Config;
-
-/// Runs a sentinel until the process is told to end (SIGTERM, SIGINT).
-pub fn run(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("the shell of the sentinel is not in this version")
-}
+pub use run::{run, run_until};

@@ -7,10 +7,11 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use holdfast_consensus::log::engine::EngineStore;
+use holdfast_consensus::log::engine::{RaftEngineOptions, RaftEngineStore};
 use holdfast_proto::v1::sentinel_server::SentinelServer;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ use crate::{caretaker, metrics, peers};
 
 /// Opinions and answers that may wait for the control task.
 const TOLD_MAX: usize = 1024;
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a sentinel until the process is told to end (SIGTERM, SIGINT).
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -61,19 +64,18 @@ async fn serve(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let api = bind(config.api_listen, "api-listen").await?;
-    let peer = bind(config.peer_listen, "peer-listen").await?;
+    let peer = bind(config.peer_listen, "peer-listen").await?.into_std()?;
     let metrics = match config.metrics_listen {
         Some(addr) => Some(bind(addr, "metrics-listen").await?),
         None => None,
     };
     let (inputs, inputs_received) = crossbeam_channel::bounded(INPUTS_MAX);
     let (published, published_receiver) = watch::channel(Published::default());
-    let send = peers::start(&config, secret, peer, inputs.clone())?;
-    let membership = Membership {
-        own: config.id,
-        members: config.members.iter().map(|m| m.id).collect(),
-    };
-    let store = EngineStore::open(&config.data_dir.join("log")).context("open the log")?;
+    let (transport, send) = peers::start(&config, secret, peer, inputs.clone())?;
+    let membership =
+        Membership { own: config.id, members: config.members.iter().map(|m| m.id).collect() };
+    let store = RaftEngineStore::open(&config.data_dir.join("log"), &log_options())
+        .context("open the log")?;
     let snapshots = Snapshots::new(&config.data_dir);
     let driver = Driver::open(&membership, store, snapshots, send, published)?;
     let driver = thread::Builder::new()
@@ -98,21 +100,27 @@ async fn serve(
         metrics = ?listening.2,
         "sentinel listens"
     );
-    let server = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .serve_with_incoming(
-            SentinelServer::new(Service::new(sentinel)),
-            TcpListenerStream::new(api),
-        );
+    let server = tonic::transport::Server::builder().tcp_nodelay(true).serve_with_incoming(
+        SentinelServer::new(Service::new(sentinel)),
+        TcpListenerStream::new(api),
+    );
     tokio::select! {
         served = server => served.context("serve the api")?,
         () = stop => tracing::info!("sentinel ends"),
     }
-    // A full queue empties while the thread lives.
-    let _ = tokio::task::block_in_place_or(|| inputs.send(Input::Stop));
+    // The queue is full only if the thread hangs; then it is left behind.
+    if inputs.send_timeout(Input::Stop, STOP_TIMEOUT).is_err() {
+        return Ok(());
+    }
     let _ = driver.join();
+    drop(transport);
     let _ = watcher.join();
     Ok(())
+}
+
+/// The metadata of a large cluster change a few thousand times a day, some 200 bytes each.
+fn log_options() -> RaftEngineOptions {
+    RaftEngineOptions { file_bytes: 4 << 20, purge_bytes: 16 << 20 }
 }
 
 fn spawn_watcher(
