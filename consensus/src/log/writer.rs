@@ -13,7 +13,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use holdfast_proto::ids::{LogIndex, ShardId, Term};
 
 use super::side_record::{SideRecord, SyncedTo};
-use super::{LogError, LogStore, LogSyncer, LogWrite};
+use super::{LogError, LogReader, LogStore, LogSyncer, LogWrite};
+use crate::state::StoredState;
 
 /// Payload gathered for one write; more waits for the next.
 const GATHER_BYTES_MAX: usize = 8 << 20;
@@ -53,8 +54,12 @@ enum Job {
     Write(Vec<LogWrite>),
     /// The answer is sent once the group is gone.
     Destroy(ShardId, Sender<()>),
+    Load(ShardId, Sender<Loaded>),
     Stop,
 }
+
+/// What is stored of a group, and how to read its entries.
+pub type Loaded = Result<(Option<StoredState>, Box<dyn LogReader>), LogError>;
 
 type Tails = Arc<Mutex<BTreeMap<ShardId, SyncedTo>>>;
 
@@ -119,6 +124,14 @@ impl LogWriterHandle {
         let (done, wait) = crossbeam_channel::bounded(1);
         self.send(Job::Destroy(shard, done));
         let _ = wait.recv();
+    }
+
+    /// What is stored of a group, after everything handed over before; waits for it. `None`: the
+    /// writer has ended.
+    pub fn load(&self, shard: ShardId) -> Option<Loaded> {
+        let (reply, loaded) = crossbeam_channel::bounded(1);
+        self.send(Job::Load(shard, reply));
+        loaded.recv().ok()
     }
 
     pub fn stats(&self) -> &LogWriterStats {
@@ -222,11 +235,13 @@ impl Writer {
                     self.write(&mut batch);
                     match control {
                         Some(Job::Destroy(shard, done)) => self.destroy(shard, &done),
+                        Some(Job::Load(shard, reply)) => self.load(shard, &reply),
                         Some(Job::Stop) => return self.store,
                         _ => {}
                     }
                 }
                 Ok(Job::Destroy(shard, done)) => self.destroy(shard, &done),
+                Ok(Job::Load(shard, reply)) => self.load(shard, &reply),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return self.store,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -293,6 +308,13 @@ impl Writer {
         if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
             or_abort(side.update(&tails), "record what is synced");
         }
+    }
+
+    fn load(&mut self, shard: ShardId, reply: &Sender<Loaded>) {
+        let reader = self.store.reader();
+        let loaded = self.store.load(shard).map(|stored| (stored, reader));
+        // The asker may have given up.
+        let _ = reply.send(loaded);
     }
 
     fn destroy(&mut self, shard: ShardId, done: &Sender<()>) {
