@@ -1,0 +1,469 @@
+//! One replica on the consensus thread: what waits for it, and what its outputs set in motion.
+
+use super::{InternalRecord, Shell, WriteChunk, proposal::Pending};
+use crate::clock;
+use crate::executor;
+use crate::host::HostEvent;
+use crate::link_server::answer_chunk;
+use crate::links::{Replies, not_primary_payload};
+use crate::shared::ShardHandle;
+use bytes::Bytes;
+use holdfast_consensus::{
+    CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, ProposeError,
+    Replica, Role, RoleChange,
+};
+use holdfast_proto::frame::{AnswerStatus, BATCH_HEADER_LEN, Response};
+use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId, Term};
+use holdfast_proto::v1;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Entries proposed and not yet committed; beyond that writes gather into larger entries. One
+/// entry on its way and one being written keep log, network and executor busy; more only make
+/// entries smaller and every write dearer.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// What the host opened, for this thread to run.
+pub(crate) struct GroupParts {
+    pub(crate) replica: Replica,
+    pub(crate) handle: ShardHandle,
+    pub(crate) seed: u64,
+}
+
+/// An order of a sentinel for one replica.
+pub(crate) enum Order {
+    ForgetLeader { term: Term, leader: RaftId },
+    Campaign { term: Term },
+    TransferLeader { to: RaftId },
+    ChangeMembership(MembershipChange),
+}
+
+/// What came of an order.
+pub(crate) enum OrderResult {
+    Done { term: Term, status: v1::ReplicaStatus },
+    Refused { reason: String, retry_after: Duration, status: v1::ReplicaStatus },
+    NoReplica,
+}
+
+/// Where the result goes; the asker may have given up.
+pub(crate) struct OrderReply(pub(crate) tokio::sync::oneshot::Sender<OrderResult>);
+
+impl OrderReply {
+    pub(crate) fn no_replica(self) {
+        let _ = self.0.send(OrderResult::NoReplica);
+    }
+}
+
+/// Workers whose lanes the shards drop.
+#[derive(Default)]
+pub(crate) struct Retired {
+    workers: BTreeSet<u64>,
+}
+
+impl Retired {
+    pub(crate) fn new(topology: &v1::Topology) -> Self {
+        Self { workers: topology.retired_workers.iter().copied().collect() }
+    }
+}
+
+pub(crate) struct Group {
+    pub(crate) replica: Replica,
+    handle: ShardHandle,
+    pending: Pending,
+    /// Entries of ours that are not committed yet, oldest first. Their writers are told when the
+    /// leadership goes before that.
+    in_flight: VecDeque<(LogIndex, Bytes)>,
+    /// An entry that the replica could not take yet.
+    stuck: Option<Bytes>,
+    term: Term,
+    leads: bool,
+    serves: bool,
+    /// Time stamp of our latest entry.
+    last_time_ms: u64,
+    seeds: Seeds,
+    /// Workers whose retirement was proposed since we lead.
+    retiring: BTreeSet<u64>,
+    /// Orders that are done when something happens.
+    awaited: Vec<(Awaited, OrderReply)>,
+}
+
+/// What ends an order.
+enum Awaited {
+    /// The entry of a membership change is committed.
+    Change { term: Term, index: LogIndex },
+    /// Another replica leads. `asked_in`: the term of the hand-over.
+    Transfer { asked_in: Term, ticks_left: u32 },
+}
+
+/// A hand-over that has not happened after this many ticks (1 s) was aborted by the replica.
+const TRANSFER_TICKS: u32 = 20;
+
+/// Seeds of batches: splitmix64 over a random start; any sequence would do.
+struct Seeds(u64);
+
+impl Seeds {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Group {
+    pub(crate) fn new(parts: GroupParts) -> Self {
+        Self {
+            replica: parts.replica,
+            handle: parts.handle,
+            pending: Pending::default(),
+            in_flight: VecDeque::new(),
+            stuck: None,
+            term: Term(0),
+            leads: false,
+            serves: false,
+            last_time_ms: 0,
+            seeds: Seeds(parts.seed),
+            retiring: BTreeSet::new(),
+            awaited: Vec::new(),
+        }
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.handle.shared.shard
+    }
+
+    /// Writes of a link. A leader that does not serve yet keeps them: it will in a moment.
+    pub(crate) fn take_writes(&mut self, shell: &mut Shell, chunk: WriteChunk) {
+        self.handle.shared.queued_bytes.fetch_sub(chunk.data.len(), Ordering::Relaxed);
+        if self.leads {
+            self.pending.push(chunk);
+        } else {
+            let payload = self.not_primary();
+            answer_chunk(&mut shell.replies, chunk.records(), AnswerStatus::NotPrimary, &payload);
+        }
+    }
+
+    pub(crate) fn take_internal(&mut self, records: &[InternalRecord]) {
+        // The executor asks again if the leadership went in between.
+        if self.serves {
+            self.pending.push_internal(self.handle.shared.shard, records);
+        }
+    }
+
+    /// One message of another replica.
+    pub(crate) fn step(&mut self, now: Duration, message: v1::RaftMessage) {
+        if let Err(error) = self.replica.step(now, message) {
+            tracing::debug!(shard = %self.shard(), %error, "message refused");
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: Duration, retired: &Retired) {
+        self.replica.tick(now);
+        if self.serves {
+            let new: Vec<u64> = retired.workers.difference(&self.retiring).copied().collect();
+            let records: Vec<_> = new.iter().map(|w| InternalRecord::retire(*w)).collect();
+            if !records.is_empty() {
+                self.take_internal(&records);
+                self.retiring.extend(new);
+            }
+        }
+        self.publish_status();
+        self.tick_awaited();
+    }
+
+    /// Proposes what waits and carries out what the replica wants.
+    pub(crate) fn finish_turn(&mut self, now: Duration, shell: &mut Shell, out: &mut Outputs) {
+        self.propose(now, shell);
+        loop {
+            self.replica.ready(now, out);
+            if out.is_empty() {
+                break;
+            }
+            self.carry_out(shell, out);
+            self.propose(now, shell);
+        }
+        self.handle.shared.publish_lease(self.replica.lease_until());
+    }
+
+    fn propose(&mut self, now: Duration, shell: &mut Shell) {
+        while self.serves && self.in_flight.len() < IN_FLIGHT_MAX {
+            let Some(entry) = self.next_entry() else { return };
+            match self.replica.propose(now, entry.clone()) {
+                Ok((_, index)) => self.in_flight.push_back((index, entry)),
+                Err(ProposeError::Busy | ProposeError::Transferring { .. }) => {
+                    self.stuck = Some(entry);
+                    return;
+                }
+                Err(ProposeError::NotLeader { .. }) => {
+                    // The role change that says so is on its way in the outputs.
+                    let payload = self.not_primary();
+                    let records = &entry[BATCH_HEADER_LEN..];
+                    answer_chunk(&mut shell.replies, records, AnswerStatus::NotPrimary, &payload);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_entry(&mut self) -> Option<Bytes> {
+        if let Some(stuck) = self.stuck.take() {
+            return Some(stuck);
+        }
+        if self.pending.is_empty() {
+            return None;
+        }
+        self.last_time_ms = clock::wall_ms().max(self.last_time_ms + 1);
+        self.pending.next_entry(self.last_time_ms, self.seeds.next())
+    }
+
+    /// Carries out the replica's outputs in their order of duties.
+    fn carry_out(&mut self, shell: &mut Shell, out: &mut Outputs) {
+        let shard = self.shard();
+        // What others wait for goes first: the followers' work overlaps our own log write.
+        shell.send(shard, &mut out.messages);
+        if !out.writes.is_empty() {
+            shell.log.write(std::mem::take(&mut out.writes));
+        }
+        if let Some(role) = out.role.take() {
+            self.take_role(shell, role);
+        }
+        if let Some(meta) = out.restored.take() {
+            self.handle.executor.send(executor::Input::Restore(meta.index));
+        }
+        if !out.committed.is_empty() {
+            self.hand_over_committed(std::mem::take(&mut out.committed));
+        }
+        if let Some(serving) = out.serving.take() {
+            self.take_serving(shell, serving);
+        }
+        for (token, index) in out.reads.drain(..) {
+            self.handle.executor.send(executor::Input::ReadPoint { token, index });
+        }
+        if !out.reads_failed.is_empty() {
+            let failed = std::mem::take(&mut out.reads_failed);
+            self.handle.executor.send(executor::Input::ReadsFailed(failed));
+        }
+        if let Some(install) = out.install.take() {
+            let leader = shell.node_of(shard, install.from);
+            let (index, term) = (install.meta.index, install.meta.term);
+            shell.event(HostEvent::Install { shard, leader, index, term });
+        }
+        if std::mem::take(&mut out.checkpoint_wanted) {
+            self.handle.executor.send(executor::Input::Checkpoint(None));
+        }
+        if let Some(index) = out.checkpoint_recorded.take() {
+            shell.event(HostEvent::CheckpointRecorded { shard, index });
+        }
+        out.membership = None;
+    }
+
+    fn hand_over_committed(&mut self, committed: Vec<Committed>) {
+        let last = committed.last().map_or(LogIndex(0), |entry| entry.index);
+        if !self.awaited.is_empty() {
+            for entry in &committed {
+                self.end_changes(entry);
+            }
+        }
+        while self.in_flight.front().is_some_and(|(index, _)| *index <= last) {
+            self.in_flight.pop_front();
+        }
+        self.handle.executor.send(executor::Input::Committed(committed));
+    }
+
+    fn take_role(&mut self, shell: &mut Shell, role: RoleChange) {
+        let shard = self.shard();
+        let leader = shell.node_of(shard, role.leader);
+        let leads = role.role == Role::Leader;
+        // Also when it went and came back within one turn.
+        let lost = self.leads && (!leads || role.term != self.term);
+        self.term = role.term;
+        self.handle.shared.publish_role(leads, role.term, leader);
+        if lost {
+            self.lose_leadership(shell);
+        }
+        if leads != self.leads {
+            tracing::info!(%shard, term = %role.term, leads, "role changed");
+        }
+        self.leads = leads;
+        self.publish_status();
+        if role.leader != RaftId(0) && !leads {
+            self.end_awaited(|awaited| match awaited {
+                Awaited::Transfer { asked_in, .. } if *asked_in < role.term => Some(Ok(())),
+                _ => None,
+            });
+        }
+        self.handle.executor.send(executor::Input::RoleChanged);
+    }
+
+    fn take_serving(&mut self, shell: &mut Shell, serving: bool) {
+        self.serves = serving;
+        if serving {
+            // Everything older is applied: our stamps go on from its time.
+            self.last_time_ms = self.last_time_ms.max(self.handle.shared.cluster_time_ms());
+            self.retiring.clear();
+        }
+        self.handle.shared.publish_lease(self.replica.lease_until());
+        self.handle.shared.publish_serving(serving);
+        self.publish_status();
+        self.handle.executor.send(executor::Input::RoleChanged);
+        if serving {
+            let (shard, term) = (self.shard(), self.term);
+            let node = shell.node.node;
+            shell.node.links.broadcast(&Response::PrimaryIs { shard, term, node });
+            shell.event(HostEvent::Serving { shard, term });
+            tracing::info!(%shard, %term, "serving as primary");
+        }
+    }
+
+    /// Tells every writer that waits to turn to the new primary; what was proposed may still be
+    /// committed, and is then found as done by its lane and seq.
+    fn lose_leadership(&mut self, shell: &mut Shell) {
+        self.serves = false;
+        self.handle.shared.publish_serving(false);
+        self.handle.shared.publish_lease(None);
+        let payload = self.not_primary();
+        let status = AnswerStatus::NotPrimary;
+        let proposed = self.in_flight.drain(..).map(|(_, entry)| entry).chain(self.stuck.take());
+        for entry in proposed {
+            answer_chunk(&mut shell.replies, &entry[BATCH_HEADER_LEN..], status, &payload);
+        }
+        for chunk in self.pending.drain() {
+            answer_chunk(&mut shell.replies, chunk.records(), status, &payload);
+        }
+    }
+
+    /// The replica leaves this thread.
+    pub(crate) fn close(&mut self, shell: &mut Shell) {
+        self.lose_leadership(shell);
+        self.handle.shared.publish_role(false, self.term, NodeId(0));
+        self.handle.executor.send(executor::Input::RoleChanged);
+        self.handle.executor.send(executor::Input::Stop);
+    }
+
+    pub(crate) fn checkpoint_taken(&mut self, now: Duration, index: LogIndex) {
+        if let Err(error) = self.replica.checkpoint_taken(now, index) {
+            tracing::debug!(shard = %self.shard(), %index, %error, "checkpoint not recorded");
+        }
+    }
+
+    /// The checkpoint that the replica awaited is durable here.
+    pub(crate) fn fetched(&mut self, now: Duration, index: LogIndex) {
+        if let Err(error) = self.replica.install_snapshot(now, index) {
+            tracing::info!(shard = %self.shard(), %index, %error, "checkpoint not installed");
+        }
+    }
+
+    pub(crate) fn order(&mut self, now: Duration, order: Order, reply: OrderReply) {
+        let result = match order {
+            Order::ForgetLeader { term, leader } => {
+                self.replica.forget_leader(now, term, leader).map_err(|error| {
+                    let retry = match error {
+                        ForgetError::Veto { retry_after } => retry_after,
+                        _ => Duration::ZERO,
+                    };
+                    (error.to_string(), retry)
+                })
+            }
+            Order::Campaign { term } if self.replica.status().term == term.0 => {
+                self.replica.campaign(now).map_err(|error| {
+                    let retry = match error {
+                        CampaignError::Veto { retry_after } => retry_after,
+                        _ => Duration::ZERO,
+                    };
+                    (error.to_string(), retry)
+                })
+            }
+            Order::Campaign { .. } => Err(("at another term".to_owned(), Duration::ZERO)),
+            Order::TransferLeader { to } => match self.replica.transfer_leader(now, to) {
+                Ok(()) => return self.await_transfer(to, reply),
+                Err(error) => Err((error.to_string(), Duration::ZERO)),
+            },
+            Order::ChangeMembership(change) => match self.replica.change_membership(now, &change) {
+                Ok((term, index)) => return self.await_change(term, index, reply),
+                Err(error) => Err((error.to_string(), Duration::ZERO)),
+            },
+        };
+        let status = self.status();
+        let result = match result {
+            Ok(()) => OrderResult::Done { term: Term(status.term), status },
+            Err((reason, retry_after)) => OrderResult::Refused { reason, retry_after, status },
+        };
+        // The asker may have given up.
+        let _ = reply.0.send(result);
+    }
+
+    fn await_transfer(&mut self, to: RaftId, reply: OrderReply) {
+        tracing::info!(shard = %self.shard(), %to, "handing leadership over");
+        let awaited = Awaited::Transfer { asked_in: self.term, ticks_left: TRANSFER_TICKS };
+        self.awaited.push((awaited, reply));
+    }
+
+    fn await_change(&mut self, term: Term, index: LogIndex, reply: OrderReply) {
+        self.awaited.push((Awaited::Change { term, index }, reply));
+    }
+
+    /// Ends the orders for which `verdict` has one: done, or why not.
+    fn end_awaited(&mut self, mut verdict: impl FnMut(&mut Awaited) -> Option<Result<(), String>>) {
+        let mut at = 0;
+        while at < self.awaited.len() {
+            let Some(result) = verdict(&mut self.awaited[at].0) else {
+                at += 1;
+                continue;
+            };
+            let (_, reply) = self.awaited.swap_remove(at);
+            let status = self.status();
+            let result = match result {
+                Ok(()) => OrderResult::Done { term: Term(status.term), status },
+                Err(reason) => OrderResult::Refused { reason, retry_after: Duration::ZERO, status },
+            };
+            // The asker may have given up.
+            let _ = reply.0.send(result);
+        }
+    }
+
+    fn tick_awaited(&mut self) {
+        self.end_awaited(|awaited| match awaited {
+            Awaited::Transfer { ticks_left: 0, .. } => {
+                Some(Err("the target did not take over in time".to_owned()))
+            }
+            Awaited::Transfer { ticks_left, .. } => {
+                *ticks_left -= 1;
+                None
+            }
+            Awaited::Change { .. } => None,
+        });
+    }
+
+    fn end_changes(&mut self, entry: &Committed) {
+        self.end_awaited(|awaited| match awaited {
+            Awaited::Change { term, index } if *index == entry.index => {
+                Some(if *term == entry.term && entry.kind == EntryKind::Membership {
+                    Ok(())
+                } else {
+                    Err("another primary came in between".to_owned())
+                })
+            }
+            _ => None,
+        });
+    }
+
+    fn status(&self) -> v1::ReplicaStatus {
+        self.publish_status();
+        self.handle.shared.status()
+    }
+
+    fn publish_status(&self) {
+        self.handle.shared.publish_status(self.replica.status());
+    }
+
+    fn not_primary(&self) -> [u8; 16] {
+        not_primary_payload(self.handle.shared.term(), self.handle.shared.leader_node())
+    }
+}
+
+pub(crate) fn refuse_chunk(replies: &mut Replies, chunk: &WriteChunk) {
+    let payload = not_primary_payload(Term(0), NodeId(0));
+    answer_chunk(replies, chunk.records(), AnswerStatus::NotPrimary, &payload);
+}

@@ -1,0 +1,421 @@
+//! Real node processes on the loopback, without sentinels: this test binary starts itself again as
+//! a node, so that nodes can be killed.
+
+#![allow(dead_code)] // Not every test uses everything.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_node::{Bound, Config, Hex, Node, Source};
+use holdfast_proto::frame::{
+    AnswerStatus, LINK_VERSION, ReadOp, ReadRequest, RecordHeader, RecordOp, Request, Response,
+    begin_write,
+};
+use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
+use holdfast_proto::resp::encode;
+use holdfast_proto::slot::Slot;
+use holdfast_proto::v1;
+use prost::Message;
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const CLUSTER: [u8; 16] = [7; 16];
+pub const SECRET: [u8; 32] = [9; 32];
+const NODE_ENV: &str = "HOLDFAST_TEST_NODE";
+
+/// Must be called by a test named `node_process`: it is the node when the environment says so.
+pub fn maybe_run_node() {
+    let Ok(folder) = std::env::var(NODE_ENV) else { return };
+    let folder = PathBuf::from(folder);
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    tracing_subscriber::fmt().with_writer(log).with_ansi(false).init();
+    let config = Config::from_file(&folder.join("node.toml")).unwrap();
+    let topology =
+        v1::Topology::decode(&std::fs::read(folder.join("topology")).unwrap()[..]).unwrap();
+    let id = std::fs::read_to_string(folder.join("id")).unwrap().parse().unwrap();
+    let (_sender, topology) = tokio::sync::watch::channel(Arc::new(topology));
+    let bound = Bound::new(&config).unwrap();
+    let source = Source::Fixed { node: NodeId(id), topology };
+    let node = Node::start(config, bound, source).unwrap();
+    node.wait_for_signal();
+    let stopped = node.stop();
+    std::process::exit(i32::from(stopped.is_err()));
+}
+
+fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub struct Cluster {
+    pub folder: tempfile::TempDir,
+    pub topology: v1::Topology,
+    pub nodes: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    pub fn start(nodes: u64, shards: u32, mode: v1::PersistenceMode) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut infos = Vec::new();
+        for id in 1..=nodes {
+            let dir = folder.path().join(format!("n{id}"));
+            std::fs::create_dir_all(&dir).unwrap();
+            let config = Config {
+                cluster_id: Hex(CLUSTER),
+                secret: Some(Hex(SECRET)),
+                secret_file: None,
+                sentinels: vec!["127.0.0.1:1".to_owned()],
+                data_dir: dir.join("data"),
+                link_listen: free_addr(),
+                peer_listen: free_addr(),
+                heartbeat_listen: free_addr(),
+                control_listen: free_addr(),
+                metrics_listen: free_addr(),
+                advertise_host: None,
+                zone: String::new(),
+                log_level: "info".to_owned(),
+            };
+            std::fs::write(dir.join("node.toml"), config.to_toml()).unwrap();
+            std::fs::write(dir.join("id"), id.to_string()).unwrap();
+            infos.push(v1::NodeInfo {
+                id,
+                link_addr: config.link_listen.to_string(),
+                peer_addr: config.peer_listen.to_string(),
+                heartbeat_addr: config.heartbeat_listen.to_string(),
+                control_addr: config.control_listen.to_string(),
+                metrics_addr: config.metrics_listen.to_string(),
+                ..Default::default()
+            });
+        }
+        let shards = (1..=shards).map(|id| v1::ShardInfo {
+            id,
+            replicas: (1..=nodes)
+                .map(|node| v1::ReplicaInfo {
+                    raft_id: u64::from(id) * 100 + node,
+                    node,
+                    role: v1::ReplicaRole::Voter as i32,
+                    founding: true,
+                })
+                .collect(),
+            slots: vec![v1::SlotRange { first: 0, last: 16383 }],
+            ..Default::default()
+        });
+        let topology = v1::Topology {
+            cluster_id: CLUSTER.to_vec().into(),
+            version: 1,
+            spec: Some(v1::ClusterSpec {
+                persistence: mode as i32,
+                databases: 16,
+                ..Default::default()
+            }),
+            shards: shards.collect(),
+            nodes: infos,
+            ..Default::default()
+        };
+        let count = nodes as usize;
+        let mut cluster = Self { folder, topology, nodes: (0..count).map(|_| None).collect() };
+        cluster.write_topology();
+        for id in 1..=nodes {
+            cluster.start_node(id);
+        }
+        cluster
+    }
+
+    pub fn write_topology(&self) {
+        for node in &self.topology.nodes {
+            std::fs::write(self.dir(node.id).join("topology"), self.topology.encode_to_vec())
+                .unwrap();
+        }
+    }
+
+    pub fn dir(&self, id: u64) -> PathBuf {
+        self.folder.path().join(format!("n{id}"))
+    }
+
+    pub fn start_node(&mut self, id: u64) {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "node_process", "--nocapture"])
+            .env(NODE_ENV, self.dir(id))
+            .stdout(Stdio::null())
+            .stderr(
+                std::fs::File::options()
+                    .create(true)
+                    .append(true)
+                    .open(self.dir(id).join("stderr"))
+                    .unwrap(),
+            )
+            .spawn()
+            .unwrap();
+        self.nodes[id as usize - 1] = Some(child);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, id: u64) {
+        if let Some(mut child) = self.nodes[id as usize - 1].take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn link_addr(&self, id: u64) -> &str {
+        &self.topology.nodes[id as usize - 1].link_addr
+    }
+
+    pub fn metrics(&self, id: u64) -> String {
+        let addr = &self.topology.nodes[id as usize - 1].metrics_addr;
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    pub fn metric(&self, id: u64, name: &str) -> u64 {
+        let text = self.metrics(id);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {text}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    pub fn logs(&self) -> String {
+        let read = |id: u64, name: &str| {
+            let text = std::fs::read_to_string(self.dir(id).join(name)).unwrap_or_default();
+            format!("--- node {id} {name}\n{text}")
+        };
+        self.topology.nodes.iter().map(|n| read(n.id, "log") + &read(n.id, "stderr")).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in 1..=self.nodes.len() as u64 {
+            self.kill(id);
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+/// One link to one node.
+pub struct Link {
+    stream: TcpStream,
+    buffer: BytesMut,
+    pub node: u64,
+}
+
+impl Link {
+    pub fn connect(addr: &str, node: u64, worker: u64) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(addr)?;
+        stream.set_nodelay(true)?;
+        let mut link = Self { stream, buffer: BytesMut::new(), node };
+        link.send(&Request::Hello {
+            version: LINK_VERSION,
+            cluster_id: CLUSTER,
+            secret: SECRET,
+            worker: WorkerId(worker),
+        })?;
+        match link.receive(Duration::from_secs(2))? {
+            Response::HelloOk { .. } => Ok(link),
+            other => Err(std::io::Error::other(format!("{other:?}"))),
+        }
+    }
+
+    pub fn send(&mut self, request: &Request) -> std::io::Result<()> {
+        let mut out = BytesMut::new();
+        request.encode(&mut out);
+        self.stream.write_all(&out)
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    pub fn receive(&mut self, timeout: Duration) -> std::io::Result<Response> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(response) = Response::decode(&mut self.buffer).unwrap() {
+                return Ok(response);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+pub fn command(args: &[&[u8]]) -> Bytes {
+    let mut out = BytesMut::new();
+    encode::command(&mut out, args.iter().copied());
+    out.freeze()
+}
+
+/// A write that can be sent again.
+#[derive(Clone)]
+pub struct Write1 {
+    pub shard: ShardId,
+    pub header: RecordHeader,
+    pub body: Bytes,
+}
+
+impl Write1 {
+    pub fn encode(&self, out: &mut BytesMut) {
+        begin_write(self.shard, &self.header, out);
+        out.put_slice(&self.body);
+    }
+}
+
+/// A proxy worker in small: lanes, and resending until a primary answers.
+pub struct Client<'a> {
+    cluster: &'a v1::Topology,
+    pub worker: u64,
+    pub shard: ShardId,
+    pub link: Option<Link>,
+    seqs: HashMap<Slot, u64>,
+    tag: u64,
+    turn: u64,
+    pub resent: u64,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(cluster: &'a v1::Topology, worker: u64, shard: u32) -> Self {
+        let shard = ShardId(shard);
+        Self {
+            cluster,
+            worker,
+            shard,
+            link: None,
+            seqs: HashMap::new(),
+            tag: 0,
+            turn: 0,
+            resent: 0,
+        }
+    }
+
+    /// The node of the primary that answered last.
+    pub fn primary(&self) -> u64 {
+        self.link.as_ref().unwrap().node
+    }
+
+    pub fn next_write(&mut self, key: &[u8], args: &[&[u8]]) -> Write1 {
+        let slot = Slot::of_key(key);
+        let seq = self.seqs.entry(slot).or_default();
+        *seq += 1;
+        self.tag += 1;
+        let body = command(args);
+        let header = RecordHeader {
+            op: RecordOp::Command,
+            flags: 0,
+            db: 0,
+            slot,
+            worker: WorkerId(self.worker),
+            seq: *seq,
+            first_unacked: *seq,
+            tag: self.tag,
+            body_len: body.len() as u32,
+        };
+        Write1 { shard: self.shard, header, body }
+    }
+
+    pub fn write(&mut self, args: &[&[u8]]) -> Bytes {
+        let write = self.next_write(args[1], args);
+        let mut frame = BytesMut::new();
+        write.encode(&mut frame);
+        self.until_reply(&frame, write.header.tag)
+    }
+
+    pub fn read(&mut self, args: &[&[u8]]) -> Bytes {
+        self.tag += 1;
+        let key = args.get(1).copied().unwrap_or_default();
+        let read = ReadRequest {
+            shard: self.shard,
+            flags: 0,
+            db: 0,
+            slot: Slot::of_key(key),
+            tag: self.tag,
+            depends_on_slot: Slot::default(),
+            depends_on_seq: 0,
+            op: ReadOp::Command,
+            body: command(args),
+        };
+        let mut frame = BytesMut::new();
+        Request::Read(read).encode(&mut frame);
+        let tag = self.tag;
+        self.until_reply(&frame, tag)
+    }
+
+    /// Sends to one node after the other until one answers.
+    pub fn until_reply(&mut self, frame: &[u8], tag: u64) -> Bytes {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            match self.try_once(frame, tag) {
+                Ok(Some(payload)) => return payload,
+                Ok(None) => {}
+                Err(_) => self.link = None,
+            }
+            self.resent += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("no primary answers");
+    }
+
+    fn try_once(&mut self, frame: &[u8], tag: u64) -> std::io::Result<Option<Bytes>> {
+        if self.link.is_none() {
+            self.turn += 1;
+            let node = &self.cluster.nodes[(self.turn % self.cluster.nodes.len() as u64) as usize];
+            self.link = Some(Link::connect(&node.link_addr, node.id, self.worker)?);
+        }
+        let link = self.link.as_mut().unwrap();
+        link.send_bytes(frame)?;
+        loop {
+            match link.receive(Duration::from_secs(5))? {
+                Response::Answer { tag: t, status: AnswerStatus::Reply, payload } if t == tag => {
+                    return Ok(Some(payload));
+                }
+                Response::Answer { tag: t, status: AnswerStatus::NotPrimary, .. } if t == tag => {
+                    self.link = None;
+                    return Ok(None);
+                }
+                Response::Answer { tag: t, status, payload } if t == tag => {
+                    panic!("{status:?} {payload:?}")
+                }
+                Response::PrimaryIs { .. } | Response::Answer { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+pub fn term_of(response: &Response) -> Option<Term> {
+    match response {
+        Response::PrimaryIs { term, .. } => Some(*term),
+        _ => None,
+    }
+}
+
+pub fn wait_until(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + timeout;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited too long for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
