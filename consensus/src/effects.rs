@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
-use raft::Ready;
 use raft::eraftpb::{EntryType, Message, MessageType};
+use raft::{INVALID_ID, Ready, StateRole};
 
 use crate::convert::{decode_change, membership_to_wire, message_to_wire};
 use crate::log::LogWrite;
@@ -301,12 +301,33 @@ impl Replica {
                 tracing::info!(shard = %self.cfg.shard, index = entry.index, voters = ?membership.voters, learners = ?membership.learners, "membership changed");
                 self.memberships.push_back((entry.index, membership.clone()));
                 self.out.membership = Some((LogIndex(entry.index), membership));
+                self.step_down_if_removed();
             }
             // The same on every replica: the change is a no-op.
             Err(error) => {
                 tracing::warn!(shard = %self.cfg.shard, index = entry.index, %error, "membership entry has no effect");
             }
         }
+    }
+
+    /// Raft lets a removed leader go on: it would refuse every proposal while its heartbeats keep the
+    /// others loyal, and it would panic at its next commit. A change does not remove its own leader,
+    /// but a hand-over can make a leader of a replica whose removal is on its way.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Leader || raft.promotable() {
+            return;
+        }
+        let prs = raft.prs();
+        let voters = prs.iter().filter(|(id, _)| prs.conf().voters().contains(**id));
+        let best = voters.max_by_key(|(id, pr)| (pr.matched, **id));
+        if let Some((to, _)) = best {
+            let to = *to;
+            raft.send_timeout_now(to);
+        }
+        let term = raft.term;
+        raft.become_follower(term, INVALID_ID);
+        self.observe();
     }
 
     fn send(&mut self, message: Message) {

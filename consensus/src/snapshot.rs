@@ -138,7 +138,7 @@ impl Replica {
     ) -> Result<(), InstallError> {
         let meta = self.checkpoint_meta(index)?;
         if self.raw.store().checkpoint().index == index {
-            self.out.checkpoint_recorded = Some(index);
+            // Recorded, or being recorded: not for us to say that it is durable.
             return Ok(());
         }
         self.pump();

@@ -82,9 +82,7 @@ fn forget_leader_then_campaign_elects_at_once_and_plain_campaign_does_not() {
     let leader = cluster.elect();
     cluster.run(ms(500));
     let term = Term(cluster.status(leader).term);
-    let [a, b] = others(&cluster, leader)[..] else {
-        panic!("two followers")
-    };
+    let [a, b] = others(&cluster, leader)[..] else { panic!("two followers") };
     cluster.kill(leader);
     // Beyond the lease, far below the election timeout.
     cluster.run(ms(400));
@@ -114,9 +112,8 @@ fn the_veto_holds_while_the_leader_lives() {
         assert!(matches!(forgot, Err(ForgetError::Veto { .. })));
         let campaigned = cluster.with(follower, |r, now| r.campaign(now));
         assert!(matches!(campaigned, Err(CampaignError::Veto { .. })));
-        let other_term = cluster.with(follower, |r, now| {
-            r.forget_leader(now, Term(term.0 + 1), leader)
-        });
+        let other_term =
+            cluster.with(follower, |r, now| r.forget_leader(now, Term(term.0 + 1), leader));
         assert!(matches!(other_term, Err(ForgetError::Mismatch { .. })));
     }
     assert_eq!(
@@ -134,16 +131,12 @@ fn votes_are_refused_after_a_start() {
     let leader = cluster.elect();
     cluster.run(ms(500));
     let term = Term(cluster.status(leader).term);
-    let [a, b] = others(&cluster, leader)[..] else {
-        panic!("two followers")
-    };
+    let [a, b] = others(&cluster, leader)[..] else { panic!("two followers") };
     cluster.kill(b);
     cluster.kill(leader);
     cluster.run(ms(300));
     cluster.start(b).unwrap();
-    cluster
-        .with(a, |r, now| r.forget_leader(now, term, leader))
-        .unwrap();
+    cluster.with(a, |r, now| r.forget_leader(now, term, leader)).unwrap();
     cluster.with(a, |r, now| r.campaign(now)).unwrap();
     cluster.run(ms(100));
     assert_eq!(cluster.leader(), None, "b may have confirmed a lease");
@@ -255,14 +248,9 @@ fn hand_over_is_quick_and_gives_the_lease_up() {
     for n in 0..20u64 {
         cluster.propose(old, format!("value {n}")).unwrap();
     }
-    cluster
-        .with(old, |r, now| r.transfer_leader(now, target))
-        .unwrap();
+    cluster.with(old, |r, now| r.transfer_leader(now, target)).unwrap();
     assert!(!cluster.has_lease(old));
-    assert_eq!(
-        cluster.propose(old, "late"),
-        Err(ProposeError::Transferring { to: target })
-    );
+    assert_eq!(cluster.propose(old, "late"), Err(ProposeError::Transferring { to: target }));
     cluster.run(ms(30));
     assert_eq!(cluster.leader(), Some(target));
     converge(&mut cluster);
@@ -276,9 +264,7 @@ fn a_hand_over_to_a_dead_target_is_aborted_and_bars_the_lease() {
     cluster.run(ms(500));
     let target = others(&cluster, leader)[0];
     cluster.isolate(target, true);
-    cluster
-        .with(leader, |r, now| r.transfer_leader(now, target))
-        .unwrap();
+    cluster.with(leader, |r, now| r.transfer_leader(now, target)).unwrap();
     cluster.run(ms(700));
     assert_eq!(cluster.leader(), Some(leader));
     cluster.propose(leader, "value").unwrap();
@@ -307,13 +293,7 @@ fn a_stalled_disk_makes_the_leader_hand_over() {
 
 #[test]
 fn a_lost_synced_tail_is_amnesia() {
-    let mut cluster = Cluster::new(
-        3,
-        World {
-            sync_always: false,
-            ..World::calm(12)
-        },
-    );
+    let mut cluster = Cluster::new(3, World { sync_always: false, ..World::calm(12) });
     let leader = cluster.elect();
     // Let the elections' own syncs pass, then acknowledge unsynced entries.
     cluster.run(ms(1100));
@@ -370,25 +350,12 @@ fn a_replica_is_replaced_through_learner_snapshot_and_joint_state() {
     cluster.machines.remove(&dead);
     let new = RaftId(4);
     cluster.add(new, Vec::new());
-    let add = MembershipChange {
-        add_learners: vec![new],
-        ..Default::default()
-    };
+    let add = MembershipChange { add_learners: vec![new], ..Default::default() };
     change(&mut cluster, leader, add.clone()).unwrap();
-    assert_eq!(
-        change(&mut cluster, leader, add),
-        Err(ChangeError::Pending),
-        "one at a time"
-    );
-    let done = cluster.run_until(Duration::from_secs(10), |c| {
-        c.machines[&new].state.len() == 30
-    });
+    assert_eq!(change(&mut cluster, leader, add), Err(ChangeError::Pending), "one at a time");
+    let done = cluster.run_until(Duration::from_secs(10), |c| c.machines[&new].state.len() == 30);
     assert!(done, "the learner catches up");
-    let swap = MembershipChange {
-        add_voters: vec![new],
-        remove: vec![dead],
-        ..Default::default()
-    };
+    let swap = MembershipChange { add_voters: vec![new], remove: vec![dead], ..Default::default() };
     change(&mut cluster, leader, swap).unwrap();
     let done = cluster.run_until(Duration::from_secs(10), |c| {
         let membership = c.status(new).membership.unwrap();
@@ -399,10 +366,7 @@ fn a_replica_is_replaced_through_learner_snapshot_and_joint_state() {
     assert!(done, "the joint state is left");
     converge(&mut cluster);
     // The new voter's vote counts.
-    let third = others(&cluster, leader)
-        .into_iter()
-        .find(|id| *id != new)
-        .unwrap();
+    let third = others(&cluster, leader).into_iter().find(|id| *id != new).unwrap();
     cluster.kill(leader);
     let leader = cluster.elect();
     assert!([third, new].contains(&leader));
@@ -414,14 +378,38 @@ fn the_leader_cannot_be_removed() {
     let mut cluster = Cluster::new(3, World::calm(14));
     let leader = cluster.elect();
     cluster.run(ms(200));
-    let remove = MembershipChange {
-        remove: vec![leader],
-        ..Default::default()
-    };
-    assert_eq!(
-        change(&mut cluster, leader, remove),
-        Err(ChangeError::RemovesLeader)
-    );
+    let remove = MembershipChange { remove: vec![leader], ..Default::default() };
+    assert_eq!(change(&mut cluster, leader, remove), Err(ChangeError::RemovesLeader));
+}
+
+/// Found by the random runs: a hand-over that overtakes the removal of its target.
+#[test]
+fn a_leader_that_finds_itself_removed_steps_down() {
+    let mut cluster = Cluster::new(3, World::calm(17));
+    let leader = cluster.elect();
+    cluster.run(ms(500));
+    let target = others(&cluster, leader)[0];
+    let remove = MembershipChange { remove: vec![target], ..Default::default() };
+    change(&mut cluster, leader, remove).unwrap();
+    // It gets the entry and wins, then learns that the entry is committed.
+    cluster.filter = Some(|m| m.kind == MessageType::MsgAppendResponse as u32 && m.index > 2);
+    cluster.run(ms(4));
+    cluster.kill(leader);
+    cluster.filter = None;
+    cluster.run(ms(400));
+    let term = Term(cluster.status(target).term);
+    for id in others(&cluster, leader) {
+        let _ = cluster.with(id, |r, now| r.forget_leader(now, term, leader));
+    }
+    cluster.with(target, |r, now| r.campaign(now)).unwrap();
+    cluster.run(ms(500));
+    cluster.start(leader).unwrap();
+    let done = cluster.run_until(Duration::from_secs(10), |c| {
+        c.leader().is_some_and(|id| id != target && c.machines[&id].serving)
+    });
+    assert!(done);
+    let leader = cluster.leader().unwrap();
+    cluster.propose(leader, "value").unwrap();
 }
 
 #[test]
@@ -433,10 +421,8 @@ fn a_joint_state_is_left_even_if_the_leader_changes_in_it() {
         for id in [4, 5] {
             cluster.add(RaftId(id), Vec::new());
         }
-        let both = MembershipChange {
-            add_voters: vec![RaftId(4), RaftId(5)],
-            ..Default::default()
-        };
+        let both =
+            MembershipChange { add_voters: vec![RaftId(4), RaftId(5)], ..Default::default() };
         change(&mut cluster, leader, both).unwrap();
         cluster.run(Duration::from_micros(500 * seed));
         cluster.kill(leader);
@@ -474,12 +460,7 @@ fn a_follower_behind_the_log_gets_a_snapshot() {
     cluster.run(Duration::from_secs(3));
     cluster.checkpoint(leader);
     cluster.run(ms(200));
-    let first = *cluster.machines[&leader]
-        .store
-        .entries(SHARD)
-        .keys()
-        .next()
-        .unwrap_or(&u64::MAX);
+    let first = *cluster.machines[&leader].store.entries(SHARD).keys().next().unwrap_or(&u64::MAX);
     assert!(first > 20, "the log was cut: {first}");
     cluster.isolate(behind, false);
     converge(&mut cluster);

@@ -94,12 +94,10 @@ fn change_membership(cluster: &mut Cluster, next_id: &mut u64) {
 }
 
 fn run(seed: u64, count: u64, faults: Faults) -> u64 {
+    println!("seed {seed}");
     let mut world = World::rough(seed);
-    world.sync_always = !faults.power_loss || seed % 2 == 0;
-    if faults.power_loss && !world.sync_always {
-        // Unsynced acknowledgements make every machine that dies amnesiac: nothing to run on.
-        world.sync_always = true;
-    }
+    // With unsynced acknowledgements every machine that dies is lost for good.
+    world.sync_always = faults.power_loss || seed % 2 == 0;
     let mut cluster = Cluster::new(count, world);
     let mut next_id = 100;
     let mut proposed = 0u64;
@@ -146,7 +144,7 @@ fn heal(cluster: &mut Cluster, seed: u64) {
         };
         c.machines[&leader].serving && c.propose(leader, "after").is_ok()
     });
-    assert!(served, "seed {seed}: no leader serves after healing");
+    assert!(served, "seed {seed}: no leader serves after healing: {:#?}", describe(cluster));
     let converged = cluster.run_until(Duration::from_secs(60), |c| {
         let Some(leader) = c.leader() else {
             return false;
@@ -161,9 +159,14 @@ fn heal(cluster: &mut Cluster, seed: u64) {
                     && c.machines[&id].state == c.machines[&leader].state
             })
     });
-    assert!(converged, "seed {seed}: no convergence");
+    assert!(converged, "seed {seed}: no convergence: {:#?}", describe(cluster));
     cluster.check_logs();
     assert!(cluster.oracle.acknowledged() > before, "seed {seed}");
+}
+
+fn describe(cluster: &Cluster) -> Vec<String> {
+    let running = cluster.running().into_iter();
+    running.map(|id| format!("{:?}", cluster.status(id))).collect()
 }
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
@@ -177,10 +180,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn three_replicas_survive_process_faults() {
-    let faults = Faults {
-        power_loss: false,
-        membership: false,
-    };
+    let faults = Faults { power_loss: false, membership: false };
     for seed in seeds(60) {
         run(seed, 3, faults);
     }
@@ -188,10 +188,7 @@ fn three_replicas_survive_process_faults() {
 
 #[test]
 fn five_replicas_survive_power_loss() {
-    let faults = Faults {
-        power_loss: true,
-        membership: false,
-    };
+    let faults = Faults { power_loss: true, membership: false };
     for seed in seeds(30) {
         run(seed, 5, faults);
     }
@@ -199,10 +196,7 @@ fn five_replicas_survive_power_loss() {
 
 #[test]
 fn membership_changes_lose_nothing() {
-    let faults = Faults {
-        power_loss: true,
-        membership: true,
-    };
+    let faults = Faults { power_loss: true, membership: true };
     for seed in seeds(60) {
         run(seed, 3, faults);
     }
@@ -210,10 +204,7 @@ fn membership_changes_lose_nothing() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    let faults = Faults {
-        power_loss: true,
-        membership: true,
-    };
+    let faults = Faults { power_loss: true, membership: true };
     for seed in [3, 14] {
         assert_eq!(run(seed, 3, faults), run(seed, 3, faults));
     }

@@ -343,9 +343,8 @@ impl Cluster {
             machine.held.push(event);
             return;
         }
-        self.trace = (self.trace ^ at.as_micros() as u64)
-            .wrapping_mul(0x100_0000_01b3)
-            .wrapping_add(id.0);
+        self.trace =
+            (self.trace ^ at.as_micros() as u64).wrapping_mul(0x100_0000_01b3).wrapping_add(id.0);
         match event {
             Event::Tick => {
                 self.with(id, |replica, now| replica.tick(now));
@@ -527,8 +526,7 @@ impl Cluster {
 
     fn schedule(&mut self, at: Duration, id: RaftId, incarnation: u64, event: Event) {
         self.sequence += 1;
-        self.queue
-            .insert((at, self.sequence), (id, incarnation, event));
+        self.queue.insert((at, self.sequence), (id, incarnation, event));
     }
 
     /// A machine's own monotonic clock.
@@ -544,10 +542,14 @@ impl Cluster {
     fn check_new_leader(&mut self, id: RaftId, term: Term) {
         let log = self.machines[&id].store.entries(SHARD);
         self.oracle.elected(id, term, &log);
-        for other in self.machines.keys().filter(|other| **other != id) {
+        // A vote that was delayed long enough can still make a leader of an older term; it commits
+        // and serves nothing.
+        for other in self.machines.values() {
+            let older = other.replica.as_ref().is_some_and(|r| r.role().term < term);
             assert!(
-                !self.has_lease(*other),
-                "{other} holds a lease while {id} leads {term}"
+                !older || !self.has_lease(other.raft_id),
+                "{} holds a lease while {id} leads {term}",
+                other.raft_id
             );
         }
     }
@@ -586,9 +588,7 @@ impl Cluster {
     /// The leader, once one serves.
     pub fn elect(&mut self) -> RaftId {
         let found = self.run_until(Duration::from_secs(20), |cluster| {
-            cluster
-                .leader()
-                .is_some_and(|id| cluster.machines[&id].serving)
+            cluster.leader().is_some_and(|id| cluster.machines[&id].serving)
         });
         assert!(found, "no leader within 20 s");
         self.leader().expect("found")
@@ -626,9 +626,9 @@ impl Cluster {
         };
         let last = self.status(leader).last_index;
         let state = &self.machines[&leader].state;
-        self.running().into_iter().all(|id| {
-            self.status(id).applied_index == last && self.machines[&id].state == *state
-        })
+        self.running()
+            .into_iter()
+            .all(|id| self.status(id).applied_index == last && self.machines[&id].state == *state)
     }
 
     /// Machines whose process runs, paused ones included.
@@ -639,11 +639,7 @@ impl Cluster {
 
     /// Logs of all machines match wherever they hold the same term at the same index.
     pub fn check_logs(&self) {
-        let logs: Vec<_> = self
-            .machines
-            .values()
-            .map(|m| m.store.entries(SHARD))
-            .collect();
+        let logs: Vec<_> = self.machines.values().map(|m| m.store.entries(SHARD)).collect();
         oracle::check_log_matching(&logs);
     }
 }

@@ -46,10 +46,7 @@ impl Oracle {
     /// Committed entries never change, and each replica gets them all in order.
     pub fn handed_over(&mut self, id: RaftId, entry: &Committed, leads: bool) {
         let place = (entry.term, entry.data.clone());
-        let known = self
-            .committed
-            .entry(entry.index)
-            .or_insert_with(|| place.clone());
+        let known = self.committed.entry(entry.index).or_insert_with(|| place.clone());
         assert_eq!(*known, place, "{id} has another entry at {}", entry.index);
         self.applied.insert(id, entry.index);
         if leads {
