@@ -9,9 +9,22 @@
 pub mod config;
 pub mod core;
 
-pub use config::Config;
+mod caretaker;
+mod clock;
+mod control;
+mod driver;
+mod group;
+mod metrics;
+mod orders;
+mod peers;
+mod run;
+mod service;
+mod shared;
+mod sight;
+mod snapshots;
 
-/// Runs a sentinel until the process is told to end (SIGTERM, SIGINT).
-pub fn run(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("the shell of the sentinel is not in this version")
-}
+#[cfg(test)]
+mod shell_tests;
+
+pub use config::Config;
+pub use run::{run, run_until};

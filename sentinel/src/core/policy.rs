@@ -3,7 +3,7 @@
 //! Only the leader of the sentinels runs a policy; a new leader starts with an empty one. Nothing
 //! here waits for the metadata log: a failover is Raft's business and is recorded afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_proto::v1;
@@ -54,6 +54,9 @@ pub struct Policy {
     elections: BTreeMap<u32, Election>,
     /// Since when a shard has nobody who serves.
     leaderless: BTreeMap<u32, Duration>,
+    /// Shards that somebody has served since this policy began. When a whole cluster starts, its
+    /// shards need primaries too, but that is no failover.
+    served: BTreeSet<u32>,
     last_failover: BTreeMap<u32, Duration>,
     primaries_asked: BTreeMap<u32, (Primary, Duration)>,
     health_asked: BTreeMap<u64, ((bool, u64), Duration)>,
@@ -115,6 +118,9 @@ impl Policy {
         if let Some(primary) = serving {
             self.record_primary(now, shard, primary, out);
             self.leaderless.remove(&shard.id);
+            if !self.is_busy(shard.id) {
+                self.served.insert(shard.id);
+            }
         }
         if self.is_busy(shard.id) {
             return self.run(now, view, shard.id, election::Input::Wake, out);
@@ -205,7 +211,12 @@ impl Policy {
         if let Some(shard) = view.shard(report.shard) {
             self.record_primary(now, shard, primary, out);
         }
-        if !matches!(cause, Cause::Founding { .. }) {
+        let is_failover = match cause {
+            Cause::Founding { .. } => false,
+            Cause::Leaderless => self.served.contains(&report.shard),
+            Cause::NodeDown { .. } | Cause::Restarted => true,
+        };
+        if is_failover {
             self.last_failover.insert(report.shard, now);
             out.push(Effect::RecordFailover { report, ago: now.saturating_sub(last_alive) });
         }
@@ -372,6 +383,21 @@ mod tests {
         let effects = step(&mut policy, 2030, &view, Input::Wake);
         let campaign = Effect::Campaign { shard: SHARD, node: 1, term: 5 };
         assert_eq!(effects, [started(Cause::Leaderless), campaign]);
+    }
+
+    #[test]
+    fn a_start_of_the_whole_cluster_is_no_failover() {
+        let mut view = three_nodes();
+        status_mut(&mut view, 1).role = v1::RaftRole::Follower.into();
+        status_mut(&mut view, 1).serving = false;
+        let mut policy = Policy::default();
+        step(&mut policy, 1000, &view, Input::Wake);
+        step(&mut policy, 2000, &view, Input::Wake);
+        assert_eq!(policy.busy(), 1);
+        let primary = Primary { term: 6, node: 1 };
+        view.primary_reported(SHARD, primary);
+        let effects = step(&mut policy, 2100, &view, Input::Wake);
+        assert_eq!(effects, [Effect::RecordPrimary { shard: SHARD, primary }]);
     }
 
     #[test]

@@ -44,11 +44,39 @@ pub struct ClusterView {
     pub nodes: BTreeMap<u64, NodeView>,
 }
 
+impl NodeView {
+    /// Not heard of yet, and watched from `now` on.
+    fn unheard(now: Duration) -> Self {
+        Self {
+            verdict: Verdict::Unknown,
+            last_reply: now,
+            incarnation: 0,
+            impaired: false,
+            fsync_latency: Duration::ZERO,
+            used_memory: 0,
+            replicas: Vec::new(),
+        }
+    }
+}
+
 impl ClusterView {
+    /// Takes the recorded topology. A node that was never heard counts from now.
+    pub fn adopt(&mut self, now: Duration, topology: &Arc<v1::Topology>) {
+        if self.topology.version >= topology.version {
+            return;
+        }
+        self.topology = Arc::clone(topology);
+        let known: Vec<u64> = topology.nodes.iter().map(|n| n.id).collect();
+        self.nodes.retain(|id, _| known.contains(id));
+        for id in known {
+            self.nodes.entry(id).or_insert_with(|| NodeView::unheard(now));
+        }
+    }
+
     /// Takes a heartbeat's answer.
     pub fn heartbeat(&mut self, now: Duration, reply: v1::HeartbeatReply) -> Option<Restarted> {
         let former = self.nodes.get(&reply.node);
-        let restarted = former.filter(|n| n.incarnation != reply.incarnation);
+        let restarted = former.filter(|n| n.incarnation != 0 && n.incarnation != reply.incarnation);
         let restarted = restarted.map(|n| Restarted { node: reply.node, last_alive: n.last_reply });
         let verdict = former.map_or(Verdict::Unknown, |n| n.verdict);
         let view = NodeView {

@@ -1,0 +1,318 @@
+//! One client connection: who it is, what it sent that is not processed yet, what it is still to
+//! be told, and in which order.
+//!
+//! Memory: an idle client must be cheap (10,000 of them on the smallest plan), so buffers are
+//! given back when they run empty and rare state is boxed.
+
+use super::request::Handle;
+use super::transaction::{ExecRest, Transaction};
+use bytes::{Bytes, BytesMut};
+use holdfast_proto::frame::Watch;
+use holdfast_proto::resp::RawRequest;
+use holdfast_proto::slot::Slot;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// A client buffer larger than this is given back when it is empty.
+const KEPT_BUFFER_BYTES: usize = 4 * 1024;
+
+/// A place in the reply queue.
+#[derive(Debug)]
+enum Item {
+    Waiting,
+    /// Waiting, and the client asked not to be told (CLIENT REPLY).
+    Muted,
+    Ready(Bytes),
+}
+
+/// Why a client's input is not processed further for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stall {
+    None,
+    /// Until this item of the reply queue is answered (blocking commands, WATCH).
+    Reply(u32),
+    /// Until its shard has room for the parked request.
+    Shard,
+    /// Until replies have gone out: too many requests are unanswered.
+    Window,
+    /// CLIENT PAUSE.
+    Paused,
+}
+
+/// CLIENT REPLY.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReplyMode {
+    On,
+    Off,
+    /// The next command's reply is dropped.
+    SkipNext,
+    /// The present command's reply is dropped.
+    Skip,
+}
+
+/// The client's last unanswered write to a shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastWrite {
+    pub(crate) shard: u32,
+    pub(crate) request: Handle,
+}
+
+/// What WATCH has recorded; valid on one shard.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    pub(crate) shard: u32,
+    pub(crate) slot: Slot,
+    pub(crate) list: Vec<Watch>,
+}
+
+/// Names and numbers that CLIENT LIST shows; boxed, only few clients set any.
+#[derive(Debug, Default)]
+pub(crate) struct Labels {
+    pub(crate) name: Vec<u8>,
+    pub(crate) lib_name: Vec<u8>,
+    pub(crate) lib_version: Vec<u8>,
+}
+
+/// One client connection.
+pub(crate) struct Client {
+    /// As CLIENT ID shows it.
+    pub(crate) id: u64,
+    /// Tells the uses of a slab entry apart.
+    pub(crate) generation: u32,
+    pub(crate) addr: SocketAddr,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) input: BytesMut,
+    pub(crate) output: BytesMut,
+    replies: VecDeque<Item>,
+    /// Number of the first item of `replies`; counts up and wraps.
+    first_reply: u32,
+    pub(crate) authenticated: bool,
+    pub(crate) resp3: bool,
+    pub(crate) db: u16,
+    pub(crate) reply_mode: ReplyMode,
+    pub(crate) labels: Option<Box<Labels>>,
+    pub(crate) transaction: Option<Box<Transaction>>,
+    pub(crate) watches: Option<Box<Watches>>,
+    /// Of the EXEC in flight.
+    pub(crate) exec_rest: Option<Box<ExecRest>>,
+    /// WATCH found that its keys cannot be watched together any more: EXEC answers null.
+    pub(crate) watch_broken: bool,
+    pub(crate) stall: Stall,
+    /// The request that could not be taken because its shard is full.
+    pub(crate) parked: Option<Box<RawRequest>>,
+    pub(crate) last_writes: SmallVec<[LastWrite; 1]>,
+    /// The blocking command it waits for.
+    pub(crate) blocked: Option<Handle>,
+    /// QUIT was said: nothing more is read; closes when all is answered.
+    pub(crate) quitting: bool,
+    /// Close once the output is written.
+    pub(crate) closing: bool,
+    /// Output is there that the shell was told about.
+    pub(crate) dirty: bool,
+    pub(crate) no_evict: bool,
+    pub(crate) no_touch: bool,
+    pub(crate) created_us: u64,
+    pub(crate) active_us: u64,
+    /// Index of the last command in the table.
+    pub(crate) last_command: u16,
+}
+
+impl Client {
+    pub(crate) fn new(
+        id: u64,
+        generation: u32,
+        addr: SocketAddr,
+        local_addr: SocketAddr,
+        now_us: u64,
+    ) -> Self {
+        Self {
+            id,
+            generation,
+            addr,
+            local_addr,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            replies: VecDeque::new(),
+            first_reply: 0,
+            authenticated: false,
+            resp3: false,
+            db: 0,
+            reply_mode: ReplyMode::On,
+            labels: None,
+            transaction: None,
+            watches: None,
+            exec_rest: None,
+            watch_broken: false,
+            stall: Stall::None,
+            parked: None,
+            last_writes: SmallVec::new(),
+            blocked: None,
+            quitting: false,
+            closing: false,
+            dirty: false,
+            no_evict: false,
+            no_touch: false,
+            created_us: now_us,
+            active_us: now_us,
+            last_command: super::stats::NO_COMMAND,
+        }
+    }
+
+    /// Requests without an answer, or answered ahead of an earlier one.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Reserves the next place in the reply order.
+    pub(crate) fn expect_reply(&mut self) -> u32 {
+        let number = self.first_reply.wrapping_add(self.replies.len() as u32);
+        let muted = !matches!(self.reply_mode, ReplyMode::On | ReplyMode::SkipNext);
+        self.replies.push_back(if muted { Item::Muted } else { Item::Waiting });
+        number
+    }
+
+    /// Fills a reserved place and moves everything that is ready to the output.
+    pub(crate) fn answer(&mut self, number: u32, reply: Bytes) {
+        let offset = number.wrapping_sub(self.first_reply) as usize;
+        let Some(item) = self.replies.get_mut(offset) else { return };
+        let muted = matches!(item, Item::Muted);
+        if offset > 0 {
+            *item = Item::Ready(if muted { Bytes::new() } else { reply });
+            return;
+        }
+        if !muted {
+            self.output.extend_from_slice(&reply);
+        }
+        self.pop_reply();
+        while let Some(Item::Ready(reply)) = self.replies.front() {
+            self.output.extend_from_slice(reply);
+            self.pop_reply();
+        }
+        if self.replies.is_empty() && self.replies.capacity() > 64 {
+            self.replies = VecDeque::new();
+        }
+    }
+
+    fn pop_reply(&mut self) {
+        self.replies.pop_front();
+        self.first_reply = self.first_reply.wrapping_add(1);
+    }
+
+    /// Answers a command at once: straight to the output when nothing is ahead of it.
+    pub(crate) fn reply_now(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if !matches!(self.reply_mode, ReplyMode::On | ReplyMode::SkipNext) {
+            return;
+        }
+        if self.replies.is_empty() {
+            write(&mut self.output);
+            return;
+        }
+        let mut reply = BytesMut::new();
+        write(&mut reply);
+        self.replies.push_back(Item::Ready(reply.freeze()));
+    }
+
+    /// Closes the connection once everything asked before is answered.
+    pub(crate) fn close_when_answered(&mut self) {
+        self.quitting = true;
+    }
+
+    /// The last write to a shard, if it is remembered.
+    pub(crate) fn last_write(&self, shard: u32) -> Handle {
+        self.last_writes
+            .iter()
+            .find(|write| write.shard == shard)
+            .map_or(Handle::NOWHERE, |write| write.request)
+    }
+
+    pub(crate) fn remember_write(&mut self, shard: u32, request: Handle) {
+        match self.last_writes.iter_mut().find(|write| write.shard == shard) {
+            Some(write) => write.request = request,
+            None => self.last_writes.push(LastWrite { shard, request }),
+        }
+    }
+
+    /// Gives memory back while nothing is going on.
+    pub(crate) fn shrink_if_idle(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() && self.output.capacity() > KEPT_BUFFER_BYTES {
+            self.output = BytesMut::new();
+        }
+        if self.replies.is_empty() {
+            self.last_writes = SmallVec::new();
+        }
+    }
+
+    pub(crate) fn name(&self) -> &[u8] {
+        self.labels.as_ref().map_or(b"", |labels| &labels.name)
+    }
+
+    pub(crate) fn labels_mut(&mut self) -> &mut Labels {
+        self.labels.get_or_insert_default()
+    }
+}
+
+/// The clients of a worker.
+pub(crate) struct Clients {
+    entries: Vec<Option<Box<Client>>>,
+    free: Vec<u32>,
+    generation: u32,
+    len: usize,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        Self { entries: Vec::new(), free: Vec::new(), generation: 0, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a client that `make` builds from its generation.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> Client) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        let client = Some(Box::new(make(self.generation)));
+        self.len += 1;
+        if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = client;
+            return index;
+        }
+        self.entries.push(client);
+        (self.entries.len() - 1) as u32
+    }
+
+    pub(crate) fn remove(&mut self, index: u32) -> Option<Box<Client>> {
+        let client = self.entries.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        self.len -= 1;
+        Some(client)
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&Client> {
+        self.entries.get(index as usize)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Client> {
+        self.entries.get_mut(index as usize)?.as_deref_mut()
+    }
+
+    /// The client, if the entry still is the same one.
+    pub(crate) fn of_generation(&mut self, index: u32, generation: u32) -> Option<&mut Client> {
+        self.get_mut(index).filter(|client| client.generation == generation)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Client)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, client)| Some((index as u32, client.as_deref()?)))
+    }
+
+    pub(crate) fn by_id(&self, id: u64) -> Option<u32> {
+        self.iter().find(|(_, client)| client.id == id).map(|(index, _)| index)
+    }
+}

@@ -1,0 +1,483 @@
+//! A client's bytes become commands, and commands become requests or replies.
+//!
+//! The order of the checks is Redis's (`processCommand` in `server.c`): known, arity,
+//! authentication, transaction, then routing.
+
+use super::client::{ReplyMode, Stall};
+use super::flow::{Draft, READ_COMMAND, WRITE_COMMAND};
+use super::local::{Handler, LocalCommand, SENTINEL, table};
+use super::request::{Handle, Kind, Owner, Request};
+use super::{WorkerCore, respond, stats};
+use bytes::{Bytes, BytesMut};
+use holdfast_proto::command::{self, CommandSpec, Support, UnknownCommand, flag};
+use holdfast_proto::frame::{AnswerStatus, ReadOp, flags};
+use holdfast_proto::resp::{Decoded, Limits, RawRequest, decode_request, encode};
+use holdfast_proto::slot::Slot;
+use smallvec::SmallVec;
+
+/// A client with this many unanswered commands is not read from until half of them are answered.
+const WINDOW_REQUESTS_MAX: usize = 16 * 1024;
+
+/// A command that passed the first checks.
+#[derive(Clone, Copy)]
+pub(crate) struct Resolved {
+    pub(crate) spec: &'static CommandSpec,
+    /// Index in the table.
+    pub(crate) index: u16,
+    pub(crate) handler: Handler,
+}
+
+/// Where a command with keys goes.
+pub(crate) enum Route {
+    /// All keys are in this shard, the first one in this slot.
+    One { shard: u32, slot: Slot },
+    /// Keys in several slots, and there are several shards.
+    Many,
+    /// The command names no key.
+    Keyless,
+    /// No shard serves the slot.
+    Unserved,
+    /// The keys cannot be told from the arguments.
+    Invalid,
+}
+
+impl WorkerCore {
+    /// Processes new bytes of a client; `chunk` is cut out of a shared buffer, so what remains of
+    /// it is copied.
+    pub(crate) fn process_input(&mut self, index: u32, mut chunk: BytesMut) {
+        self.process_commands(index, &mut chunk);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if !chunk.is_empty() && !client.closing {
+            client.input = BytesMut::from(&chunk[..]);
+        }
+        if !client.output.is_empty() || client.closing {
+            self.mark_client(index);
+        }
+    }
+
+    /// Goes on with a client whose reason to stall may be over.
+    pub(crate) fn resume_client(&mut self, index: u32, generation: u32) {
+        let Some(client) = self.clients.of_generation(index, generation) else { return };
+        if !matches!(client.stall, Stall::None) {
+            return;
+        }
+        if let Some(parked) = client.parked.take() {
+            self.dispatch(index, *parked);
+        }
+        let Some(client) = self.clients.of_generation(index, generation) else { return };
+        let mut input = std::mem::take(&mut client.input);
+        self.process_commands(index, &mut input);
+        let Some(client) = self.clients.of_generation(index, generation) else { return };
+        client.input = input;
+        // Also when there is no output: the shell may read again.
+        self.mark_client(index);
+    }
+
+    fn process_commands(&mut self, index: u32, input: &mut BytesMut) {
+        while !input.is_empty() {
+            let Some(client) = self.clients.get_mut(index) else { return };
+            if client.quitting && client.outstanding() == 0 {
+                client.closing = true;
+            }
+            if client.closing || client.quitting || client.stall != Stall::None {
+                return;
+            }
+            if client.outstanding() >= WINDOW_REQUESTS_MAX {
+                client.stall = Stall::Window;
+                return;
+            }
+            let limits = if client.authenticated {
+                &Limits::AUTHENTICATED
+            } else {
+                &Limits::UNAUTHENTICATED
+            };
+            match decode_request(input, limits) {
+                Ok(Decoded::NeedMore) => return,
+                Ok(Decoded::Request(request)) => self.dispatch(index, request),
+                Err(error) => {
+                    tracing::debug!(client = %client.addr, %error, "closing client");
+                    let text = format!("ERR {error}");
+                    client.reply_now(|out| encode::error(out, &text));
+                    client.closing = true;
+                    self.stats.protocol_errors += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One command of a client.
+    fn dispatch(&mut self, index: u32, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let mode = client.reply_mode;
+        if mode == ReplyMode::SkipNext {
+            client.reply_mode = ReplyMode::Skip;
+        }
+        self.dispatch_checked(index, request);
+        if let Some(client) = self.clients.get_mut(index)
+            && mode == ReplyMode::SkipNext
+            && client.parked.is_none()
+            && client.reply_mode == ReplyMode::Skip
+        {
+            client.reply_mode = ReplyMode::On;
+        }
+    }
+
+    fn dispatch_checked(&mut self, index: u32, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let resolved = match Self::resolve(&request) {
+            Ok(resolved) => resolved,
+            Err(_) if client.authenticated && is_sentinel(&request) => {
+                return self.run_local(index, stats::NO_COMMAND, &request, SENTINEL);
+            }
+            Err((command, text)) => return self.reject(index, command, &text),
+        };
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.last_command = resolved.index;
+        if !client.authenticated && !resolved.spec.flags.has(flag::NO_AUTH) {
+            return self.reject(index, resolved.index, respond::NOAUTH);
+        }
+        if self.is_paused_for(resolved.spec) {
+            return self.park(index, request, Stall::Paused);
+        }
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let leaves = matches!(resolved.spec.name, "quit" | "reset");
+        if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
+            return self.queue_in_transaction(index, resolved, request);
+        }
+        match resolved.handler {
+            Handler::Data => self.route_data(index, resolved, request),
+            Handler::Spread(spread) => self.route_spread(index, resolved, spread, request),
+            Handler::Local(run) => self.run_local(index, resolved.index, &request, run),
+            Handler::Gather(gather) => self.gather(index, resolved, gather, &request),
+            Handler::Multi => self.handle_multi(index),
+            Handler::Exec => self.handle_exec(index, resolved),
+            Handler::Discard => self.handle_discard(index),
+            Handler::Watch => self.handle_watch(index, resolved, request),
+            Handler::Unwatch => self.handle_unwatch(index),
+            Handler::Unsupported => {
+                self.reject(index, resolved.index, &respond::not_supported(resolved.spec));
+            }
+        }
+    }
+
+    /// Finds the command in the table and checks the number of arguments.
+    fn resolve(request: &RawRequest) -> Result<Resolved, (u16, String)> {
+        let name = request.arg(0);
+        let subcommand = (request.len() > 1).then(|| request.arg(1));
+        let spec = match command::resolve(name, subcommand) {
+            Ok(spec) => spec,
+            Err(UnknownCommand::Command) => {
+                let text = command::unknown_command_error(name, request.iter().skip(1));
+                return Err((stats::NO_COMMAND, text));
+            }
+            Err(UnknownCommand::Subcommand(parent, sub)) => {
+                return Err((parent.index, command::unknown_subcommand_error(parent, sub)));
+            }
+        };
+        if !spec.arity_fits(request.len()) {
+            return Err((spec.index, command::arity_error(spec)));
+        }
+        let handler = if spec.support == Support::Supported {
+            table().handler(spec.index)
+        } else {
+            table().handler_of_unsupported(spec)
+        };
+        Ok(Resolved { spec, index: spec.index, handler })
+    }
+
+    /// Answers with an error made here; inside MULTI this spoils the transaction.
+    pub(crate) fn reject(&mut self, index: u32, command: u16, text: &str) {
+        self.stats.commands += 1;
+        self.stats.count_rejected(command, text);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if let Some(transaction) = &mut client.transaction {
+            transaction.aborted = true;
+        }
+        client.reply_now(|out| encode::error(out, text));
+        self.mark_client(index);
+    }
+
+    /// Answers with an error made here; a transaction goes on.
+    pub(crate) fn reply_error(&mut self, index: u32, text: &str) {
+        self.stats.count_rejected(stats::NO_COMMAND, text);
+        self.reply_with(index, |out| encode::error(out, text));
+    }
+
+    pub(crate) fn reply_with(&mut self, index: u32, write: impl FnOnce(&mut BytesMut)) {
+        self.stats.commands += 1;
+        if let Some(client) = self.clients.get_mut(index) {
+            client.reply_now(write);
+            self.mark_client(index);
+        }
+    }
+
+    /// Keeps a request until the client may go on.
+    fn park(&mut self, index: u32, request: RawRequest, stall: Stall) {
+        if let Some(client) = self.clients.get_mut(index) {
+            client.parked = Some(Box::new(request));
+            client.stall = stall;
+        }
+    }
+
+    fn is_paused_for(&self, spec: &CommandSpec) -> bool {
+        let Some((until_us, writes_only)) = self.client_pause else { return false };
+        self.now_us < until_us
+            && (!writes_only || spec.is_write())
+            && !spec.name.starts_with("client")
+    }
+
+    fn run_local(&mut self, index: u32, command: u16, request: &RawRequest, run: LocalCommand) {
+        self.stats.commands += 1;
+        self.stats.count_local(command);
+        let mut reply = BytesMut::new();
+        run(self, index, request, &mut reply);
+        if reply.first() == Some(&b'-') {
+            let text = String::from_utf8_lossy(&reply[1..]).into_owned();
+            self.stats.count_rejected(stats::NO_COMMAND, &text);
+        }
+        if let Some(client) = self.clients.get_mut(index)
+            && !reply.is_empty()
+        {
+            client.reply_now(|out| out.extend_from_slice(&reply));
+        }
+        self.mark_client(index);
+    }
+
+    /// A data command: to the shard of its keys, or Redis's error.
+    pub(crate) fn route_data(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
+        match self.route(resolved.spec, &request) {
+            Route::One { shard, slot } => self.forward(index, resolved, request, shard, slot),
+            Route::Keyless => match self.router.serving_shards().first() {
+                Some(&shard) => {
+                    let slot = self.keyless_slot(shard);
+                    self.forward(index, resolved, request, shard, slot);
+                }
+                None => self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+            },
+            Route::Many => self.reject(index, resolved.index, respond::CROSSSLOT),
+            Route::Unserved => self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+            // The shard words the error.
+            Route::Invalid => match self.router.serving_shards().first() {
+                Some(&shard) => {
+                    let slot = self.keyless_slot(shard);
+                    self.forward(index, resolved, request, shard, slot);
+                }
+                None => self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+            },
+        }
+    }
+
+    /// Where the keys of a command live.
+    pub(crate) fn route(&self, spec: &'static CommandSpec, request: &RawRequest) -> Route {
+        if spec.first_key == 1 && spec.last_key == 1 && !spec.flags.has(flag::MOVABLEKEYS) {
+            return self.route_key(request.arg(1));
+        }
+        let args: SmallVec<[&[u8]; 16]> = request.iter().collect();
+        let Ok(positions) = command::keys(spec, &args) else { return Route::Invalid };
+        let mut keys = positions.iter().map(|position| args[position.index as usize]);
+        let Some(first) = keys.next() else { return Route::Keyless };
+        let slot = Slot::of_key(first);
+        if self.router.shards.len() > 1 && keys.any(|key| Slot::of_key(key) != slot) {
+            return Route::Many;
+        }
+        self.route_slot(slot)
+    }
+
+    pub(crate) fn route_key(&self, key: &[u8]) -> Route {
+        self.route_slot(Slot::of_key(key))
+    }
+
+    fn route_slot(&self, slot: Slot) -> Route {
+        match self.router.shard_of(slot) {
+            Some(shard) => Route::One { shard, slot },
+            None => Route::Unserved,
+        }
+    }
+
+    /// The slot whose lane a command without a key uses on a shard: one of the shard's own.
+    pub(crate) fn keyless_slot(&self, shard: u32) -> Slot {
+        self.router.first_slot_of(shard)
+    }
+
+    /// Sends a client's command to a shard as it came.
+    pub(crate) fn forward(
+        &mut self,
+        index: u32,
+        resolved: Resolved,
+        request: RawRequest,
+        shard: u32,
+        slot: Slot,
+    ) {
+        if self.has_no_room(shard) {
+            return self.park_for_shard(index, shard, request);
+        }
+        let write = resolved.spec.is_write();
+        let kind = if write { WRITE_COMMAND } else { READ_COMMAND };
+        let Some((number, handle)) =
+            self.submit_for(index, resolved.index, kind, shard, slot, request.raw, 0)
+        else {
+            return;
+        };
+        if resolved.spec.is_blocking()
+            && let Some(client) = self.clients.get_mut(index)
+        {
+            client.stall = Stall::Reply(number);
+            client.blocked = Some(handle);
+        }
+    }
+
+    /// Submits a request whose answer is the client's next reply; returns the reply's number.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn submit_for(
+        &mut self,
+        index: u32,
+        command: u16,
+        kind: Kind,
+        shard: u32,
+        slot: Slot,
+        body: Bytes,
+        extra_flags: u8,
+    ) -> Option<(u32, Handle)> {
+        self.stats.commands += 1;
+        let client = self.clients.get_mut(index)?;
+        let reply = client.expect_reply();
+        let owner = Owner::Client { client: index, generation: client.generation, reply };
+        let depends_on = match kind {
+            Kind::Read(_) => client.last_write(shard),
+            Kind::Write(_) => Handle::NOWHERE,
+        };
+        let flags = if client.resp3 { flags::RESP3 } else { 0 } | extra_flags;
+        let db = client.db;
+        let handle =
+            self.submit(Draft { owner, kind, flags, db, slot, shard, depends_on, command, body });
+        if matches!(kind, Kind::Write(_))
+            && let Some(client) = self.clients.get_mut(index)
+        {
+            client.remember_write(shard, handle);
+        }
+        Some((reply, handle))
+    }
+
+    pub(crate) fn has_no_room(&self, shard: u32) -> bool {
+        self.router.shards[shard as usize].unanswered_bytes >= self.config.held_bytes_max
+    }
+
+    pub(crate) fn park_for_shard(&mut self, index: u32, shard: u32, request: RawRequest) {
+        self.park(index, request, Stall::Shard);
+        if let Some(client) = self.clients.get(index) {
+            let generation = client.generation;
+            self.router.shards[shard as usize].stalled_clients.push((index, generation));
+        }
+    }
+
+    /// A request's final answer reaches whoever waits for it.
+    pub(crate) fn deliver(&mut self, request: &Request, status: AnswerStatus, payload: Bytes) {
+        match request.owner {
+            Owner::Nobody => {}
+            Owner::Scatter { index, part } => self.deliver_part(index, part, payload),
+            Owner::Client { client: index, generation, reply } => {
+                if self.clients.of_generation(index, generation).is_none() {
+                    return;
+                }
+                let payload = match (request.kind, status) {
+                    (Kind::Read(ReadOp::WatchVersions), AnswerStatus::WatchVersions) => {
+                        self.take_watches(index, request.shard, request.slot, &payload)
+                    }
+                    (Kind::Write(holdfast_proto::frame::RecordOp::Exec), _) => {
+                        self.finish_exec(index, reply, payload)
+                    }
+                    _ => payload,
+                };
+                self.answer_client(index, reply, payload);
+            }
+        }
+    }
+
+    /// Puts a reply into its place and lets the client go on if it waited for it.
+    pub(crate) fn answer_client(&mut self, index: u32, reply: u32, payload: Bytes) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.answer(reply, payload);
+        client.closing |= client.quitting && client.outstanding() == 0;
+        let goes_on = match client.stall {
+            Stall::Reply(number) => number == reply,
+            Stall::Window => client.outstanding() <= WINDOW_REQUESTS_MAX / 2,
+            _ => false,
+        };
+        if goes_on {
+            if matches!(client.stall, Stall::Reply(_)) {
+                client.blocked = None;
+            }
+            client.stall = Stall::None;
+            self.resumable.push((index, client.generation));
+        }
+        self.mark_client(index);
+    }
+
+    /// The shards have room again, or CLIENT PAUSE ended.
+    pub(crate) fn unstall(&mut self, waiting: Vec<(u32, u32)>) {
+        for (index, generation) in waiting {
+            if let Some(client) = self.clients.of_generation(index, generation)
+                && matches!(client.stall, Stall::Shard | Stall::Paused)
+            {
+                client.stall = Stall::None;
+                self.resumable.push((index, generation));
+            }
+        }
+    }
+
+    /// Idle clients are closed, pauses end.
+    pub(crate) fn tick_clients(&mut self) {
+        if let Some((until_us, _)) = self.client_pause
+            && self.now_us >= until_us
+        {
+            self.client_pause = None;
+            let waiting = self
+                .clients
+                .iter()
+                .filter(|(_, client)| client.stall == Stall::Paused)
+                .map(|(index, client)| (index, client.generation))
+                .collect();
+            self.unstall(waiting);
+        }
+        self.close_idle_clients();
+    }
+
+    /// `timeout`: closes clients that sent nothing for so many seconds; looked at once a second.
+    fn close_idle_clients(&mut self) {
+        if self.now_us < self.idle_check_us + 1_000_000 {
+            return;
+        }
+        let elapsed_us = self.now_us - self.idle_check_us;
+        let commands = self.stats.commands.saturating_sub(self.commands_at_check);
+        self.ops_per_second = commands * 1_000_000 / elapsed_us.max(1);
+        self.commands_at_check = self.stats.commands;
+        self.idle_check_us = self.now_us;
+        let timeout_s: u64 =
+            self.setting("timeout").and_then(|value| value.parse().ok()).unwrap_or(0);
+        let idle: Vec<u32> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                let idle_us = self.now_us.saturating_sub(client.active_us);
+                let limit_us = if client.authenticated {
+                    timeout_s * 1_000_000
+                } else {
+                    super::UNAUTHENTICATED_TIMEOUT_US
+                };
+                limit_us > 0 && idle_us > limit_us && client.outstanding() == 0
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for index in idle {
+            if let Some(client) = self.clients.get_mut(index) {
+                client.closing = true;
+            }
+            self.mark_client(index);
+        }
+    }
+}
+
+fn is_sentinel(request: &RawRequest) -> bool {
+    request.arg(0).eq_ignore_ascii_case(b"sentinel")
+}

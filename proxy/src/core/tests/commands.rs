@@ -1,0 +1,208 @@
+//! Commands that are answered here, and the checks before routing.
+
+use super::*;
+use crate::core::respond;
+
+fn ask(world: &mut World, client: ClientKey, command: &str) -> String {
+    world.send(client, command);
+    world.told(client)
+}
+
+#[test]
+fn authentication_comes_first() {
+    let mut world = World::with(topology(1, "secret"));
+    let client = world.client();
+    let noauth = format!("-{}\r\n", respond::NOAUTH);
+    assert_eq!(ask(&mut world, client, "GET a\nPING"), noauth.repeat(2));
+    let wrong = format!("-{}\r\n", respond::WRONGPASS);
+    assert_eq!(ask(&mut world, client, "AUTH no\nAUTH joe secret"), wrong.repeat(2));
+    assert!(ask(&mut world, client, "HELLO 3").starts_with("-NOAUTH HELLO must be called"));
+    assert_eq!(ask(&mut world, client, "HELLO 3 AUTH default no"), wrong);
+    assert_eq!(ask(&mut world, client, "AUTH secret\nPING"), "+OK\r\n+PONG\r\n");
+    let other = world.client();
+    let hello = ask(&mut world, other, "HELLO 3 AUTH default secret SETNAME me");
+    assert!(hello.starts_with("%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n"), "{hello}");
+    assert_eq!(ask(&mut world, other, "CLIENT GETNAME"), "$2\r\nme\r\n");
+    assert_eq!(ask(&mut world, other, "RESET\nPING"), format!("+RESET\r\n{noauth}"));
+}
+
+#[test]
+fn protocol_versions_are_checked() {
+    let mut world = World::new(1);
+    let client = world.client();
+    assert_eq!(ask(&mut world, client, "HELLO 4"), "-NOPROTO unsupported protocol version\r\n");
+    assert!(ask(&mut world, client, "HELLO x").starts_with("-ERR Protocol version is not"));
+    assert!(ask(&mut world, client, "HELLO").starts_with("*14\r\n"));
+    assert!(
+        ask(&mut world, client, "AUTH x").starts_with("-ERR AUTH <password> called without any")
+    );
+}
+
+#[test]
+fn local_replies_keep_their_place() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "PING\nGET a\nPING\nECHO x");
+    assert_eq!(world.told(client), "+PONG\r\n");
+    let sent = world.received_one(0);
+    world.reply(0, &sent, "$1\r\nv\r\n");
+    assert_eq!(world.told(client), "$1\r\nv\r\n+PONG\r\n$1\r\nx\r\n");
+}
+
+#[test]
+fn quit_answers_everything_first() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "GET a\nQUIT\nPING");
+    assert!(!world.is_closing(client));
+    let sent = world.received_one(0);
+    world.reply(0, &sent, "$-1\r\n");
+    assert_eq!(world.told(client), "$-1\r\n+OK\r\n");
+    assert!(world.is_closing(client));
+}
+
+#[test]
+fn protocol_errors_close() {
+    let mut world = World::new(1);
+    let client = world.client();
+    let now = world.now();
+    world.core.client_data(client, BytesMut::from(&b"*1\r\n!4\r\nPING\r\n"[..]), now);
+    assert_eq!(world.told(client), "-ERR Protocol error: expected '$', got '!'\r\n");
+    assert!(world.is_closing(client));
+}
+
+#[test]
+fn requests_in_pieces_and_inline() {
+    let mut world = World::new(1);
+    let client = world.client();
+    for byte in b"*2\r\n$4\r\nECHO\r\n$3\r\nabc\r\nPING\r\n" {
+        let now = world.now();
+        world.core.client_data(client, BytesMut::from(&[*byte][..]), now);
+    }
+    assert_eq!(world.told(client), "$3\r\nabc\r\n+PONG\r\n");
+}
+
+#[test]
+fn select_chooses_the_database() {
+    let mut world = World::new(1);
+    let client = world.client();
+    let told = ask(&mut world, client, "SELECT 16\nSELECT x\nSELECT 3");
+    assert_eq!(
+        told,
+        format!("-{}\r\n-{}\r\n+OK\r\n", respond::DB_OUT_OF_RANGE, respond::NOT_AN_INTEGER)
+    );
+    world.send(client, "SET a 1");
+    assert_eq!(world.received_one(0).header().db, 3);
+}
+
+#[test]
+fn muted_replies() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(
+        client,
+        "CLIENT REPLY SKIP\nGET a\nPING\nCLIENT REPLY OFF\nPING\nGET b\nCLIENT REPLY ON",
+    );
+    let sent = world.received(0);
+    assert_eq!(sent.len(), 2);
+    for request in &sent {
+        world.reply(0, request, "$-1\r\n");
+    }
+    assert_eq!(world.told(client), "+PONG\r\n+OK\r\n");
+}
+
+#[test]
+fn cluster_and_sentinel_clients_are_sent_here() {
+    let mut world = World::new(2);
+    let client = world.client();
+    let slots = ask(&mut world, client, "CLUSTER SLOTS");
+    assert!(
+        slots.starts_with("*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n$13\r\nproxy.example\r\n:6380\r\n"),
+        "{slots}"
+    );
+    assert_eq!(ask(&mut world, client, "CLUSTER KEYSLOT foo"), ":12182\r\n");
+    assert_eq!(
+        ask(&mut world, client, "SENTINEL get-master-addr-by-name any"),
+        "*2\r\n$13\r\nproxy.example\r\n$4\r\n6380\r\n"
+    );
+    assert!(ask(&mut world, client, "CLUSTER MEET x 1").starts_with("-ERR"));
+}
+
+#[test]
+fn families_to_come_say_so() {
+    let mut world = World::new(1);
+    let client = world.client();
+    for command in ["XADD s * a b", "EVAL x 0", "SUBSCRIBE c", "ACL WHOAMI"] {
+        let told = ask(&mut world, client, command);
+        assert!(told.contains("not supported yet"), "{command}: {told}");
+    }
+}
+
+#[test]
+fn introspection_that_libraries_need() {
+    let mut world = World::new(1);
+    let client = world.client();
+    assert_eq!(
+        ask(&mut world, client, "CONFIG GET databases"),
+        "*2\r\n$9\r\ndatabases\r\n$2\r\n16\r\n"
+    );
+    assert!(ask(&mut world, client, "CONFIG GET max*").contains("maxmemory-policy"));
+    assert_eq!(
+        ask(&mut world, client, "CONFIG SET maxmemory 0\nCONFIG RESETSTAT"),
+        "+OK\r\n+OK\r\n"
+    );
+    assert!(ask(&mut world, client, "CONFIG SET nothing 1").starts_with("-ERR Unknown option"));
+    assert_eq!(
+        ask(&mut world, client, "COMMAND GETKEYS MSET a 1 b 2"),
+        "*2\r\n$1\r\na\r\n$1\r\nb\r\n"
+    );
+    assert!(ask(&mut world, client, "COMMAND INFO get").starts_with("*1\r\n*10\r\n$3\r\nget\r\n"));
+    assert!(ask(&mut world, client, "COMMAND COUNT").starts_with(':'));
+    assert_eq!(ask(&mut world, client, "WAIT 1 100"), ":1\r\n");
+    let list = ask(&mut world, client, "CLIENT LIST");
+    assert!(list.contains("addr=10.0.0.1:1234") && list.contains("cmd=client"), "{list}");
+    assert_eq!(
+        ask(&mut world, client, "CLIENT NOSUCH"),
+        "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.\r\n"
+    );
+}
+
+#[test]
+fn clients_are_killed_and_counted() {
+    let mut world = World::new(1);
+    let (one, two) = (world.client(), world.client());
+    world.send(two, "CLIENT ID");
+    let id = world.told(two).trim_start_matches(':').trim().to_owned();
+    assert_eq!(ask(&mut world, one, &format!("CLIENT KILL ID {id}")), ":1\r\n");
+    assert!(world.is_closing(two) && !world.is_closing(one));
+    for _ in 0..98 {
+        world.client();
+    }
+    let addr = "10.0.0.1:1".parse().unwrap();
+    let now = world.now();
+    assert!(world.core.client_connected(addr, addr, now).is_none());
+}
+
+#[test]
+fn idle_clients_are_closed() {
+    let mut topology = topology(1, "");
+    topology.spec.as_mut().unwrap().settings.insert("timeout".to_owned(), "5".to_owned());
+    let mut world = World::with(topology);
+    let (idle, busy) = (world.client(), world.client());
+    world.send(busy, "BLPOP q 0");
+    world.pass(7_000, &[0, 1, 2]);
+    assert!(world.is_closing(idle));
+    assert!(!world.is_closing(busy));
+}
+
+#[test]
+fn pause_and_unpause() {
+    let mut world = World::new(1);
+    let (admin, client) = (world.client(), world.client());
+    assert_eq!(ask(&mut world, admin, "CLIENT PAUSE 10000 WRITE"), "+OK\r\n");
+    world.send(client, "GET a\nSET a 1\nPING");
+    assert_eq!(texts(&world.received(0)), ["GET a"]);
+    assert_eq!(ask(&mut world, admin, "CLIENT UNPAUSE"), "+OK\r\n");
+    world.pass(20, &[0]);
+    assert_eq!(texts(&world.received(0)), ["SET a 1"]);
+}

@@ -1,0 +1,386 @@
+//! MULTI, EXEC, WATCH: commands are queued here and travel as one record.
+//!
+//! WATCH reads the versions of its keys from their shard; EXEC carries them along and the shard
+//! compares when it applies the record. So no node keeps state for a connection, and a transaction
+//! survives a failover like any other write.
+
+use super::client::{Client, Stall, Watches};
+use super::local::{ACCEPT, Handler, LocalCommand};
+use super::request::Kind;
+use super::session::{Resolved, Route};
+use super::{WorkerCore, respond};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_proto::command::flag;
+use holdfast_proto::frame::{ReadOp, RecordOp, Watch};
+use holdfast_proto::resp::{RawRequest, ReplyScanner, encode};
+use holdfast_proto::slot::Slot;
+
+/// Commands of one transaction together hold at most this many bytes. A guess far above use.
+const TRANSACTION_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Watched keys of a client; the record counts them in 16 bits.
+const WATCHES_MAX: usize = u16::MAX as usize;
+
+/// The commands queued since MULTI.
+#[derive(Default)]
+pub(crate) struct Transaction {
+    queue: Vec<Queued>,
+    bytes: usize,
+    /// Where the keys live; `None` as long as no command had one.
+    place: Option<(u32, Slot)>,
+    /// A command was refused: EXEC will be, too.
+    pub(crate) aborted: bool,
+}
+
+/// One queued command.
+enum Queued {
+    /// Goes into the record.
+    Shard(RawRequest),
+    /// Answered here, when the record's answer is there.
+    Local(LocalCommand, RawRequest),
+}
+
+/// What is left to do when the answer of an EXEC arrives.
+pub(crate) struct ExecRest {
+    /// The reply it belongs to.
+    reply: u32,
+    /// In the order of the queue: `None` is the next element of the shard's answer.
+    parts: Vec<Option<(LocalCommand, RawRequest)>>,
+    /// Database after the transaction, if it had a SELECT.
+    db: Option<u16>,
+}
+
+impl WorkerCore {
+    pub(crate) fn handle_multi(&mut self, index: u32) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if client.transaction.is_some() {
+            return self.reply_error(index, respond::NESTED_MULTI);
+        }
+        client.transaction = Some(Box::default());
+        self.reply_with(index, encode::ok);
+    }
+
+    pub(crate) fn handle_discard(&mut self, index: u32) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if client.transaction.take().is_none() {
+            return self.reply_error(index, respond::DISCARD_WITHOUT_MULTI);
+        }
+        client.forget_watches();
+        self.reply_with(index, encode::ok);
+    }
+
+    pub(crate) fn handle_unwatch(&mut self, index: u32) {
+        if let Some(client) = self.clients.get_mut(index) {
+            client.forget_watches();
+        }
+        self.reply_with(index, encode::ok);
+    }
+
+    /// A command between MULTI and EXEC.
+    pub(crate) fn queue_in_transaction(
+        &mut self,
+        index: u32,
+        resolved: Resolved,
+        request: RawRequest,
+    ) {
+        if resolved.spec.flags.has(flag::NO_MULTI) {
+            return self.reject(index, resolved.index, respond::NOT_IN_MULTI);
+        }
+        let queued = match resolved.handler {
+            Handler::Data | Handler::Spread(_) => {
+                if let Err(text) = self.place_in_transaction(index, resolved, &request) {
+                    return self.reject(index, resolved.index, text);
+                }
+                Queued::Shard(request)
+            }
+            Handler::Local(_) if resolved.spec.name == "select" => Queued::Shard(request),
+            Handler::Local(run) => Queued::Local(run, request),
+            // Without effect here, as in Redis: EXEC compares the watches all the same.
+            Handler::Unwatch => Queued::Local(ACCEPT, request),
+            Handler::Unsupported => {
+                let text = respond::not_supported(resolved.spec);
+                return self.reject(index, resolved.index, &text);
+            }
+            _ => return self.reject(index, resolved.index, respond::NOT_IN_MULTI),
+        };
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(transaction) = &mut client.transaction else { return };
+        transaction.bytes += queued.len_bytes();
+        if transaction.bytes > TRANSACTION_BYTES_MAX {
+            transaction.queue.clear();
+            return self.reject(index, resolved.index, "ERR the transaction is too large");
+        }
+        transaction.queue.push(queued);
+        self.reply_with(index, |out| encode::simple(out, "QUEUED"));
+    }
+
+    /// All keys of a transaction live in one slot, unless there is one shard only.
+    fn place_in_transaction(
+        &mut self,
+        index: u32,
+        resolved: Resolved,
+        request: &RawRequest,
+    ) -> Result<(), &'static str> {
+        let place = match self.route(resolved.spec, request) {
+            Route::One { shard, slot } => (shard, slot),
+            Route::Keyless | Route::Invalid => match *self.router.serving_shards() {
+                [shard] => (shard, self.keyless_slot(shard)),
+                [] => return Err(respond::SLOT_NOT_SERVED),
+                _ => return Err(respond::CROSSSLOT),
+            },
+            Route::Many => return Err(respond::CROSSSLOT),
+            Route::Unserved => return Err(respond::SLOT_NOT_SERVED),
+        };
+        let several = self.router.shards.len() > 1;
+        let client = self.clients.get_mut(index);
+        let Some(transaction) = client.and_then(|client| client.transaction.as_mut()) else {
+            return Ok(());
+        };
+        match transaction.place {
+            None => transaction.place = Some(place),
+            Some((_, slot)) if several && slot != place.1 => return Err(respond::CROSSSLOT),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_exec(&mut self, index: u32, resolved: Resolved) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(transaction) = client.transaction.take() else {
+            return self.reply_error(index, respond::EXEC_WITHOUT_MULTI);
+        };
+        let watches = client.watches.take();
+        let broken = std::mem::take(&mut client.watch_broken);
+        let resp3 = client.resp3;
+        if transaction.aborted {
+            return self.reply_error(index, respond::EXECABORT);
+        }
+        if broken {
+            return self.reply_with(index, |out| encode::null_array(out, resp3));
+        }
+        let has_records = transaction.queue.iter().any(|q| matches!(q, Queued::Shard(_)));
+        if !has_records && watches.is_none() {
+            return self.exec_here(index, *transaction);
+        }
+        let Some((shard, slot)) = self.place_of_exec(&transaction, watches.as_deref()) else {
+            return self.reply_error(index, respond::CROSSSLOT);
+        };
+        let body = encode_exec(&transaction, watches.as_deref());
+        let kind = Kind::Write(RecordOp::Exec);
+        let Some((reply, _)) = self.submit_for(index, resolved.index, kind, shard, slot, body, 0)
+        else {
+            return;
+        };
+        if let Some(rest) = ExecRest::of(reply, *transaction)
+            && let Some(client) = self.clients.get_mut(index)
+        {
+            client.exec_rest = Some(Box::new(rest));
+            client.stall = Stall::Reply(reply);
+        }
+    }
+
+    /// The shard and lane of the record; `None` if the watched keys live in another shard.
+    fn place_of_exec(
+        &self,
+        transaction: &Transaction,
+        watches: Option<&Watches>,
+    ) -> Option<(u32, Slot)> {
+        match (transaction.place, watches) {
+            (Some(place), None) => Some(place),
+            (Some((shard, slot)), Some(watches)) => {
+                (watches.shard == shard).then_some((shard, slot))
+            }
+            (None, Some(watches)) => Some((watches.shard, watches.slot)),
+            // Nothing but SELECT.
+            (None, None) => {
+                let shard = *self.router.serving_shards().first()?;
+                Some((shard, self.keyless_slot(shard)))
+            }
+        }
+    }
+
+    /// A transaction of commands that no shard is needed for.
+    fn exec_here(&mut self, index: u32, transaction: Transaction) {
+        let mut reply = BytesMut::new();
+        encode::array(&mut reply, transaction.queue.len());
+        for queued in transaction.queue {
+            if let Queued::Local(run, request) = queued {
+                self.run_into(index, run, &request, &mut reply);
+            }
+        }
+        self.reply_with(index, |out| out.extend_from_slice(&reply));
+    }
+
+    fn run_into(
+        &mut self,
+        index: u32,
+        run: LocalCommand,
+        request: &RawRequest,
+        reply: &mut BytesMut,
+    ) {
+        let start = reply.len();
+        run(self, index, request, reply);
+        if reply.len() == start {
+            // Commands that answer nothing (CLIENT REPLY OFF) still need their element.
+            encode::ok(reply);
+        }
+    }
+
+    /// Completes the shard's answer to an EXEC with the replies made here.
+    pub(crate) fn finish_exec(&mut self, index: u32, reply: u32, payload: Bytes) -> Bytes {
+        let databases = self.databases();
+        let Some(client) = self.clients.get_mut(index) else { return payload };
+        if client.exec_rest.as_ref().is_none_or(|rest| rest.reply != reply) {
+            return payload;
+        }
+        let Some(rest) = client.exec_rest.take() else { return payload };
+        let Some(mut elements) = elements_of(&payload) else { return payload };
+        if let Some(db) = rest.db.filter(|db| u32::from(*db) < databases) {
+            client.db = db;
+        }
+        let mut out = BytesMut::new();
+        encode::array(&mut out, rest.parts.len());
+        for part in rest.parts {
+            match part {
+                Some((run, request)) => self.run_into(index, run, &request, &mut out),
+                None => {
+                    let len = ReplyScanner::default().scan(&elements).ok().flatten().unwrap_or(0);
+                    out.extend_from_slice(&elements.split_to(len));
+                }
+            }
+        }
+        out.freeze()
+    }
+
+    pub(crate) fn handle_watch(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if client.transaction.is_some() {
+            return self.reply_error(index, respond::WATCH_INSIDE_MULTI);
+        }
+        let (shard, slot) = match self.route(resolved.spec, &request) {
+            Route::One { shard, slot } => (shard, slot),
+            Route::Unserved => return self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+            _ => return self.reject(index, resolved.index, respond::CROSSSLOT),
+        };
+        let Some(client) = self.clients.get(index) else { return };
+        let watched = client.watches.as_deref();
+        let too_many = watched.map_or(0, |w| w.list.len()) + request.len() > WATCHES_MAX;
+        if too_many || watched.is_some_and(|watches| watches.shard != shard) {
+            return self.reject(index, resolved.index, respond::CROSSSLOT);
+        }
+        let mut keys = BytesMut::with_capacity(request.raw.len());
+        encode::array(&mut keys, request.len() - 1);
+        for key in request.iter().skip(1) {
+            encode::bulk(&mut keys, key);
+        }
+        let kind = Kind::Read(ReadOp::WatchVersions);
+        let body = keys.freeze();
+        if let Some((reply, _)) = self.submit_for(index, resolved.index, kind, shard, slot, body, 0)
+            && let Some(client) = self.clients.get_mut(index)
+        {
+            // EXEC must have the versions when it leaves.
+            client.stall = Stall::Reply(reply);
+        }
+    }
+
+    /// The versions that WATCH asked for; the client is told OK.
+    pub(crate) fn take_watches(
+        &mut self,
+        index: u32,
+        shard: u32,
+        slot: Slot,
+        mut payload: &[u8],
+    ) -> Bytes {
+        if let Some(client) = self.clients.get_mut(index) {
+            let watches = client
+                .watches
+                .get_or_insert_with(|| Box::new(Watches { shard, slot, list: Vec::new() }));
+            if watches.shard != shard {
+                client.watch_broken = true;
+            } else {
+                while payload.len() >= 12 {
+                    let (index, version) = (payload.get_u32_le(), payload.get_u64_le());
+                    watches.list.push(Watch { index, version });
+                }
+            }
+        }
+        Bytes::from_static(encode::OK)
+    }
+}
+
+impl Transaction {
+    /// Commands queued so far.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl Client {
+    pub(crate) fn forget_watches(&mut self) {
+        self.watches = None;
+        self.watch_broken = false;
+    }
+}
+
+impl Queued {
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Shard(request) | Self::Local(_, request) => request.raw.len(),
+        }
+    }
+}
+
+impl ExecRest {
+    /// `None` when the shard's answer is the whole answer.
+    fn of(reply: u32, transaction: Transaction) -> Option<Self> {
+        let mut db = None;
+        let mut simple = true;
+        let mut parts = Vec::with_capacity(transaction.queue.len());
+        for queued in transaction.queue {
+            parts.push(match queued {
+                Queued::Shard(request) => {
+                    if request.arg(0).eq_ignore_ascii_case(b"select") && request.len() == 2 {
+                        db = std::str::from_utf8(request.arg(1))
+                            .ok()
+                            .and_then(|text| text.parse().ok())
+                            .or(db);
+                    }
+                    None
+                }
+                Queued::Local(run, request) => {
+                    simple = false;
+                    Some((run, request))
+                }
+            });
+        }
+        (!simple || db.is_some()).then_some(Self { reply, parts, db })
+    }
+}
+
+/// The record's body as `RecordOp::Exec` says.
+fn encode_exec(transaction: &Transaction, watches: Option<&Watches>) -> Bytes {
+    let watches = watches.map_or(&[][..], |watches| &watches.list);
+    let mut body = BytesMut::with_capacity(8 + watches.len() * 12 + transaction.bytes);
+    body.put_u16_le(watches.len() as u16);
+    for watch in watches {
+        body.put_u32_le(watch.index);
+        body.put_u64_le(watch.version);
+    }
+    let records = transaction.queue.iter().filter_map(|queued| match queued {
+        Queued::Shard(request) => Some(&request.raw),
+        Queued::Local(..) => None,
+    });
+    body.put_u32_le(records.clone().count() as u32);
+    for raw in records {
+        body.put_slice(raw);
+    }
+    body.freeze()
+}
+
+/// What follows the header of an array reply; `None` for a null or an error.
+fn elements_of(payload: &Bytes) -> Option<Bytes> {
+    if payload.first() != Some(&b'*') || payload.get(1) == Some(&b'-') {
+        return None;
+    }
+    let end = memchr::memchr(b'\n', payload)? + 1;
+    Some(payload.slice(end..))
+}
