@@ -27,6 +27,11 @@ const VETO_PAUSE: Duration = Duration::from_millis(500);
 const BETTER_LOG_PATIENCE: Duration = Duration::from_millis(60);
 /// A new shard waits this long for the node that was chosen to be its first primary.
 const FOUNDING_PATIENCE: Duration = Duration::from_millis(1500);
+/// A replica that refuses to campaign this often counts as one that campaigned in vain.
+const REFUSALS_MAX: u32 = 8;
+/// The preferred first primary may campaign in vain this often before another one is tried: the
+/// other replicas refuse votes for lease + margin after their own start.
+const FOUNDING_TRIES: u32 = 4;
 /// Pre-vote, vote, and an own entry take three round trips and three fsyncs, some 10 ms; much more
 /// than that and another candidate may try.
 const CAMPAIGN_TIMEOUT: Duration = Duration::from_millis(300);
@@ -85,6 +90,8 @@ struct Candidate {
     vetoes: u32,
     /// How often it campaigned in vain.
     tried: u32,
+    /// How often it did not want to campaign.
+    refused: u32,
     /// From its last answer; heartbeats may be newer.
     status: Option<v1::ReplicaStatus>,
 }
@@ -168,7 +175,7 @@ impl Election {
             if now < until {
                 return;
             }
-            self.gather_again(now);
+            self.gather_again(now, true);
         }
         self.ask(now, view, out);
         self.campaign_if_ready(now, view, shard, out);
@@ -208,16 +215,25 @@ impl Election {
             && candidate == node
             && !started
         {
-            self.gather_again(now);
+            // It has just started, or its log is being written: it is still the best one.
+            let refused = self.candidates.get_mut(&node).map_or(0, |c| {
+                c.refused += 1;
+                c.refused
+            });
+            let in_vain = refused.is_multiple_of(REFUSALS_MAX);
+            self.gather_again(now, in_vain);
+            if let Some(candidate) = self.candidates.get_mut(&node) {
+                candidate.standing = Standing::AskAt(now + RETRY);
+            }
         }
     }
 
-    /// After a campaign in vain everything may have changed: ask everybody again.
-    fn gather_again(&mut self, now: Duration) {
+    /// After a campaign without success everything may have changed: ask everybody again.
+    fn gather_again(&mut self, now: Duration, in_vain: bool) {
         if let Phase::Campaigning { node, .. } = self.phase
             && let Some(candidate) = self.candidates.get_mut(&node)
         {
-            candidate.tried += 1;
+            candidate.tried += u32::from(in_vain);
         }
         for candidate in self.candidates.values_mut() {
             candidate.standing = Standing::AskAt(now);
@@ -262,6 +278,7 @@ impl Election {
                 standing: Standing::AskAt(now),
                 vetoes: 0,
                 tried: 0,
+                refused: 0,
                 status: None,
             });
         }
@@ -338,9 +355,11 @@ impl Election {
             let Some(candidate) = self.candidates.get(&replica.node) else { continue };
             let heard = view.status(replica.node, self.shard, replica.raft_id);
             let Some(status) = newer(candidate.status.as_ref(), heard) else { continue };
+            let is_preferred = preferred == Some(replica.node);
+            let tries = if is_preferred { FOUNDING_TRIES } else { 1 };
             let key = (
-                std::cmp::Reverse(candidate.tried),
-                preferred == Some(replica.node),
+                std::cmp::Reverse(candidate.tried / tries),
+                is_preferred,
                 status.last_term,
                 status.last_index,
                 status.applied_index,

@@ -113,14 +113,39 @@ fn a_candidate_that_does_not_win_makes_room_for_the_next() {
 }
 
 #[test]
-fn a_refused_campaign_asks_again_without_waiting() {
+fn a_refused_campaign_is_ordered_again_soon() {
     let view = primary_dead();
     let (mut election, _) = started(&view);
     let (two, three) = (obeyed(&view, 2), obeyed(&view, 3));
-    step(&mut election, 1031, &view, two);
-    step(&mut election, 1031, &view, three);
+    step(&mut election, 1031, &view, two.clone());
+    step(&mut election, 1031, &view, three.clone());
     let refused = Input::CampaignReply { node: 2, started: false };
-    assert_eq!(step(&mut election, 1033, &view, refused), [forget(2), forget(3)]);
+    assert_eq!(step(&mut election, 1033, &view, refused), [forget(3)]);
+    step(&mut election, 1034, &view, three);
+    assert_eq!(step(&mut election, 1053, &view, Input::Wake), [forget(2)]);
+    let campaign = Effect::Campaign { node: 2, term: 5 };
+    assert_eq!(step(&mut election, 1054, &view, two), [campaign]);
+}
+
+#[test]
+fn the_preferred_primary_of_a_new_shard_may_try_more_than_once() {
+    let mut view = three_nodes();
+    for node in 1..=3 {
+        let status = status_mut(&mut view, node);
+        status.role = v1::RaftRole::Follower.into();
+        (status.term, status.leader_raft_id, status.serving) = (1, 0, false);
+    }
+    let cause = Cause::Founding { preferred: 3 };
+    let mut election = Election::new(ms(1000), SHARD, cause, None, ms(1000));
+    let mut campaigns = Vec::new();
+    for at in (1000..=1000 + 300 * 4).step_by(300) {
+        for effect in step(&mut election, at, &view, Input::Wake) {
+            if let Effect::Campaign { node, .. } = effect {
+                campaigns.push(node);
+            }
+        }
+    }
+    assert_eq!(campaigns, [3, 3, 3, 3, 1]);
 }
 
 #[test]
