@@ -13,9 +13,14 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const OUT_OF_RANGE: CommandError = CommandError::Text("ERR DB index is out of range");
 
+/// Redis reads these numbers as a C `int`.
+const NOT_AN_INT: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
+
 /// A database's number.
 pub(super) fn db_arg(ctx: &Ctx<'_>, text: &[u8]) -> Result<u16, CommandError> {
-    in_range(ctx, int_arg(text)?)
+    let db = int_arg(text)?;
+    i32::try_from(db).map_err(|_| CommandError::Text(NOT_AN_INT))?;
+    in_range(ctx, db)
 }
 
 fn in_range(ctx: &Ctx<'_>, db: i64) -> Result<u16, CommandError> {
@@ -59,8 +64,9 @@ fn check_mode(args: &[&[u8]]) -> CommandResult {
 }
 
 fn swapdb(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
-    let first = parse_i64(args[1]).ok_or(CommandError::Text("ERR invalid first DB index"))?;
-    let second = parse_i64(args[2]).ok_or(CommandError::Text("ERR invalid second DB index"))?;
+    let index = |text| parse_i64(text).filter(|&db| i32::try_from(db).is_ok());
+    let first = index(args[1]).ok_or(CommandError::Text("ERR invalid first DB index"))?;
+    let second = index(args[2]).ok_or(CommandError::Text("ERR invalid second DB index"))?;
     let (first, second) = (in_range(ctx, first)?, in_range(ctx, second)?);
     if first != second {
         let space = ctx.keys.space();

@@ -61,6 +61,11 @@ pub(super) enum ExpiryOption<'a> {
 }
 
 impl ExpiryOption<'_> {
+    /// Is a time in this unit.
+    pub(super) fn has_unit(&self, unit: ExpiryUnit) -> bool {
+        matches!(self, Self::Time(own, _) if *own == unit)
+    }
+
     /// The deadline in milliseconds since the Unix epoch; the error names the command.
     pub(super) fn deadline(&self, command: &str, now_ms: u64) -> Result<u64, CommandError> {
         let Self::Time(unit, time) = self else { return Err(CommandError::Syntax) };

@@ -52,14 +52,12 @@ fn memory(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         let sub = String::from_utf8_lossy(args[1]).into_owned();
         return Err(CommandError::Owned(format!("ERR MEMORY {sub} is not available here")));
     }
-    match args[3..] {
-        [] => {}
-        [samples, count] if is_option(samples, "SAMPLES") => {
-            if int_arg(count)? < 0 {
-                return Err(CommandError::Syntax);
-            }
+    let mut options = args[3..].iter();
+    while let Some(option) = options.next() {
+        let count = options.next().filter(|_| is_option(option, "SAMPLES"));
+        if int_arg(count.ok_or(CommandError::Syntax)?)? < 0 {
+            return Err(CommandError::Syntax);
         }
-        _ => return Err(CommandError::Syntax),
     }
     match ctx.keys.peek_entry(args[2]) {
         // The table's share: a bucket of 64 bytes for about five entries.

@@ -54,11 +54,21 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
-/// The cursor argument of a scan.
+/// The cursor argument of a scan, as C's `strtoul` reads it: a sign is allowed, no text is 0.
 pub(crate) fn cursor_arg(text: &[u8]) -> Result<u64, CommandError> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let cursor = std::str::from_utf8(text).ok().filter(|_| digits);
-    cursor.and_then(|text| text.parse().ok()).ok_or(CommandError::Text("ERR invalid cursor"))
+    const INVALID: CommandError = CommandError::Text("ERR invalid cursor");
+    let (negative, digits) = match text {
+        [] => return Ok(0),
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return Err(INVALID);
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| INVALID)?;
+    let cursor: u64 = digits.parse().map_err(|_| INVALID)?;
+    Ok(if negative { cursor.wrapping_neg() } else { cursor })
 }
 
 /// Bits of a SCAN cursor that name the slot; the others are the position inside the slot.

@@ -146,9 +146,10 @@ impl<'a> SetOptions<'a> {
                 options.get = true;
             } else if is_option(arg, "KEEPTTL") && options.expiry.is_none() {
                 options.expiry = Some(ExpiryOption::Keep);
-            } else if let (Some(unit), Some(&time), None) =
-                (ExpiryUnit::parse(arg), args.get(at), &options.expiry)
+            } else if let (Some(unit), Some(&time)) = (ExpiryUnit::parse(arg), args.get(at))
+                && options.expiry.as_ref().is_none_or(|given| given.has_unit(unit))
             {
+                // The same option may be repeated; the last one counts.
                 options.expiry = Some(ExpiryOption::Time(unit, time));
                 at += 1;
             } else if is_option(arg, "KEEPTTL")
@@ -201,16 +202,31 @@ fn getdel(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     Ok(())
 }
 
-fn getex(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
-    let option = match args[2..] {
-        [] => None,
-        [persist] if is_option(persist, "PERSIST") => Some(None),
-        [unit, time] => {
-            let unit = ExpiryUnit::parse(unit).ok_or(CommandError::Syntax)?;
-            Some(Some((unit, ExpiryOption::Time(unit, time))))
+/// What GETEX does to the expiry: nothing, `Some(None)` for PERSIST, or a time. The same option may
+/// be repeated; the last one counts.
+type GetExOption<'a> = Option<Option<(ExpiryUnit, ExpiryOption<'a>)>>;
+
+fn getex_option<'a>(args: &[&'a [u8]]) -> Result<GetExOption<'a>, CommandError> {
+    let mut option: GetExOption<'a> = None;
+    let mut at = 0;
+    while let Some(&arg) = args.get(at) {
+        at += 1;
+        if is_option(arg, "PERSIST") && !matches!(option, Some(Some(_))) {
+            option = Some(None);
+        } else if let (Some(unit), Some(&time)) = (ExpiryUnit::parse(arg), args.get(at))
+            && option.is_none_or(|given| given.is_some_and(|(given, _)| given == unit))
+        {
+            option = Some(Some((unit, ExpiryOption::Time(unit, time))));
+            at += 1;
+        } else {
+            return Err(CommandError::Syntax);
         }
-        _ => return Err(CommandError::Syntax),
-    };
+    }
+    Ok(option)
+}
+
+fn getex(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    let option = getex_option(&args[2..])?;
     // The type comes before the time, and a missing key before both.
     if ctx.keys.string(args[1])?.is_none() {
         ctx.reply.null();

@@ -20,8 +20,8 @@ pub(crate) struct LongDouble {
 const EXPONENT_MAX: i32 = 16_383 - 63;
 /// Exponent of the subnormal numbers.
 const EXPONENT_MIN: i32 = -16_382 - 63;
-/// Redis's buffer: longer texts are no numbers (`string2ld`).
-const TEXT_LEN_MAX: usize = 255;
+/// Redis's buffer: longer texts are no numbers (`MAX_LONG_DOUBLE_CHARS` in `string2ld`).
+const TEXT_LEN_MAX: usize = 5 * 1024 - 1;
 
 impl LongDouble {
     pub(crate) const ZERO: Self =
@@ -204,8 +204,9 @@ fn parse_decimal(text: &[u8]) -> Option<LongDouble> {
     if number.is_zero() {
         return Some(LongDouble::ZERO);
     }
-    // At most 255 digits: beyond these the result is infinite or zero, which are refused.
-    if !(-5_300..=5_000).contains(&scale) {
+    // At most 5,119 digits: beyond these the result is infinite or zero (below 10^-4951), which are
+    // refused.
+    if !(-10_100..=5_000).contains(&scale) {
         return None;
     }
     let value = if scale >= 0 {

@@ -94,8 +94,10 @@ pub fn support_error(spec: &CommandSpec) -> Option<String> {
     }
 }
 
-/// Text for an error line: line breaks as blanks (the client's bytes must not end the line).
+/// Text for an error line: line breaks as blanks (the client's bytes must not end the line), and
+/// nothing from a NUL on, where Redis's format ends.
 fn clean(bytes: &[u8]) -> String {
+    let bytes = &bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())];
     String::from_utf8_lossy(bytes).replace(['\r', '\n'], " ")
 }
 

@@ -1,0 +1,176 @@
+//! When two replies are equal. What may differ is listed in docs/differences.md.
+
+use super::grammar::Args;
+use holdfast_proto::resp::Value;
+
+/// Replies to the same command of the same state.
+pub(crate) fn same(args: &Args, ours: &Value, theirs: &Value) -> bool {
+    if ours == theirs {
+        return true;
+    }
+    if same_error(ours, theirs) {
+        return true;
+    }
+    let name = args[0].to_ascii_uppercase();
+    let sub = args.get(1).map(|sub| sub.to_ascii_uppercase()).unwrap_or_default();
+    match name.as_slice() {
+        // Sets and tables have no order.
+        b"SMEMBERS" | b"SINTER" | b"SUNION" | b"SDIFF" | b"KEYS" | b"HKEYS" | b"HVALS" => {
+            unordered(ours) == unordered(theirs)
+        }
+        b"HGETALL" => pairs(ours) == pairs(theirs),
+        b"SRANDMEMBER" | b"HRANDFIELD" | b"ZRANDMEMBER" | b"RANDOMKEY" | b"SPOP" => {
+            random_picks(args, ours, theirs)
+        }
+        // Both sides read their clocks for themselves.
+        b"TTL" | b"EXPIRETIME" => near(ours, theirs, 1),
+        b"PTTL" | b"PEXPIRETIME" => near(ours, theirs, 1500),
+        // Encodings and sizes are those of 7.2 and of ours.
+        b"OBJECT" if sub == b"ENCODING" => same_encoding(ours, theirs),
+        b"OBJECT" if sub == b"IDLETIME" || sub == b"REFCOUNT" => both_integers(ours, theirs),
+        b"OBJECT" if sub == b"HELP" => shape(ours) == shape(theirs),
+        b"MEMORY" => both_integers(ours, theirs),
+        b"DUMP" => shape(ours) == shape(theirs),
+        b"SORT" | b"SORT_RO" => same_sort(args, ours, theirs),
+        // 7.0 writes doubles with 17 digits, 7.2 the shortest that mean the same.
+        _ if name.first() == Some(&b'Z') || name.starts_with(b"BZ") || name == b"GEODIST" => {
+            same_numbers(ours, theirs)
+        }
+        _ => false,
+    }
+}
+
+/// Errors quote what the client sent; bytes that are no UTF-8 are shown differently.
+fn same_error(ours: &Value, theirs: &Value) -> bool {
+    match (ours, theirs) {
+        (Value::Error(a), Value::Error(b)) => {
+            String::from_utf8_lossy(a).replace(char::REPLACEMENT_CHARACTER, "?")
+                == String::from_utf8_lossy(b).replace(char::REPLACEMENT_CHARACTER, "?")
+        }
+        _ => false,
+    }
+}
+
+fn both_integers(ours: &Value, theirs: &Value) -> bool {
+    matches!((ours, theirs), (Value::Integer(_), Value::Integer(_)))
+}
+
+fn near(ours: &Value, theirs: &Value, tolerance: u64) -> bool {
+    match (ours, theirs) {
+        (Value::Integer(a), Value::Integer(b)) => *a >= 0 && *b >= 0 && a.abs_diff(*b) <= tolerance,
+        _ => false,
+    }
+}
+
+fn unordered(value: &Value) -> Vec<String> {
+    let mut elements: Vec<_> =
+        value.as_array().unwrap_or_default().iter().map(|e| format!("{e:?}")).collect();
+    elements.sort();
+    if value.as_array().is_none() {
+        elements.push(format!("{value:?}"));
+    }
+    elements
+}
+
+fn pairs(value: &Value) -> Vec<String> {
+    let mut pairs: Vec<_> = match value {
+        Value::Map(pairs) => pairs.iter().map(|pair| format!("{pair:?}")).collect(),
+        Value::Array(elements) => elements.chunks(2).map(|pair| format!("{pair:?}")).collect(),
+        other => vec![format!("{other:?}")],
+    };
+    pairs.sort();
+    pairs
+}
+
+/// Same kind, and of aggregates the same number of elements.
+fn shape(value: &Value) -> (std::mem::Discriminant<Value>, usize) {
+    (std::mem::discriminant(value), value.as_array().map_or(0, <[_]>::len))
+}
+
+/// Random picks: as many, and distinct where they have to be. That the picks are members is checked
+/// by the caller, who can ask.
+fn random_picks(args: &Args, ours: &Value, theirs: &Value) -> bool {
+    if ours.is_error() || theirs.is_error() || shape(ours) != shape(theirs) {
+        return false;
+    }
+    let distinct = args.get(2).is_some_and(|count| count.first() != Some(&b'-'));
+    if let (true, 3, Some(elements)) = (distinct, args.len(), ours.as_array()) {
+        let mut texts: Vec<_> = elements.iter().map(Value::as_bytes).collect();
+        texts.sort();
+        texts.dedup();
+        return texts.len() == elements.len();
+    }
+    true
+}
+
+/// 7.0 has no listpacks for lists and sets.
+fn same_encoding(ours: &Value, theirs: &Value) -> bool {
+    match (ours.as_bytes(), theirs.as_bytes()) {
+        (Some(b"listpack"), Some(b"quicklist" | b"hashtable")) => true,
+        // A string's form follows from its content here, not from how it was made.
+        (Some(b"int"), Some(b"embstr" | b"raw")) => true,
+        (Some(b"embstr"), Some(b"raw")) => true,
+        _ => false,
+    }
+}
+
+fn same_numbers(ours: &Value, theirs: &Value) -> bool {
+    match (ours, theirs) {
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || same_numbers(a, b))
+        }
+        (Value::Bulk(a), Value::Bulk(b)) => a == b || same_double(number(a), number(b)),
+        (Value::Double(a), Value::Double(b)) => same_double(Some(*a), Some(*b)),
+        _ => ours == theirs,
+    }
+}
+
+fn number(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn same_double(a: Option<f64>, b: Option<f64>) -> bool {
+    // Minus zero is a zero: 7.0 and 7.2 write it differently in some replies.
+    matches!((a, b), (Some(a), Some(b)) if a == b)
+}
+
+/// Without an order that tells all elements apart, any order will do.
+fn same_sort(args: &Args, ours: &Value, theirs: &Value) -> bool {
+    let has = |word: &str| args.iter().any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
+    let partial = has("BY") || theirs.as_array().is_some_and(|all| all.iter().any(has_nul));
+    match (ours, theirs) {
+        (Value::Array(a), Value::Array(b)) if partial && a.len() == b.len() => {
+            has("LIMIT") || has("GET") || unordered(ours) == unordered(theirs)
+        }
+        _ => false,
+    }
+}
+
+/// Redis compares with `strcoll`, which stops at a NUL.
+fn has_nul(value: &Value) -> bool {
+    value.as_bytes().is_some_and(|text| text.contains(&0))
+}
+
+/// One scan from beginning to end: what it found, without order or repetition.
+pub(crate) fn scanned(name: &[u8], elements: &[Value]) -> Vec<String> {
+    let width = if name.eq_ignore_ascii_case(b"HSCAN") || name.eq_ignore_ascii_case(b"ZSCAN") {
+        2
+    } else {
+        1
+    };
+    let show = |element: &[Value]| {
+        let mut text = format!("{:?}", element[0]);
+        if let Some(score) = element.get(1) {
+            let score = score.as_bytes().unwrap_or_default();
+            match number(score).filter(|_| name.eq_ignore_ascii_case(b"ZSCAN")) {
+                Some(score) => text.push_str(&format!(" {score}")),
+                None => text.push_str(&format!(" {}", score.escape_ascii())),
+            }
+        }
+        text
+    };
+    let mut found: Vec<_> = elements.chunks(width).map(show).collect();
+    found.sort();
+    found.dedup();
+    found
+}
