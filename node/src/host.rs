@@ -2,7 +2,7 @@
 //! from disk, fetching checkpoints, telling the sentinels.
 
 use crate::checkpoint_files;
-use crate::consensus_loop::{GroupParts, Input, TICK};
+use crate::consensus_loop::{GroupParts, Input, Order, OrderReply, TICK};
 use crate::executor::{self, Executor};
 use crate::identity::{DataDir, random_u64};
 use crate::mailbox::Mailbox;
@@ -23,6 +23,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Before a replica that could not be opened is tried again.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// A hand-over takes one round trip when the target is up to date, and is aborted after 500 ms.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// What other threads want from the host.
 pub(crate) enum HostEvent {
@@ -68,8 +71,27 @@ impl Host {
                 () = again, if retry => retry = false,
             }
         }
+        self.hand_over_all().await;
         for shard in self.open.keys().copied().collect::<Vec<_>>() {
             self.close(shard).await;
+        }
+    }
+
+    /// Before a planned end: clients then wait for a moment instead of an election.
+    async fn hand_over_all(&self) {
+        let orders: Vec<_> = self
+            .open
+            .keys()
+            .map(|&shard| {
+                let (sender, receiver) = oneshot::channel();
+                let (order, reply) = (Order::HandOver, OrderReply(sender));
+                self.node.consensus.send(Input::Order { shard, order, reply });
+                receiver
+            })
+            .collect();
+        for answer in orders {
+            // Whatever comes of it, this node stops.
+            let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, answer).await;
         }
     }
 

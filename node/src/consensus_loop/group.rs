@@ -9,8 +9,8 @@ use crate::links::{Replies, not_primary_payload};
 use crate::shared::ShardHandle;
 use bytes::Bytes;
 use holdfast_consensus::{
-    CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, ProposeError,
-    Replica, Role, RoleChange,
+    CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, PeerProgress,
+    ProposeError, Replica, Role, RoleChange,
 };
 use holdfast_proto::frame::{AnswerStatus, BATCH_HEADER_LEN, Response};
 use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId, Term};
@@ -33,10 +33,19 @@ pub(crate) struct GroupParts {
 
 /// An order of a sentinel for one replica.
 pub(crate) enum Order {
-    ForgetLeader { term: Term, leader: RaftId },
-    Campaign { term: Term },
-    TransferLeader { to: RaftId },
+    ForgetLeader {
+        term: Term,
+        leader: RaftId,
+    },
+    Campaign {
+        term: Term,
+    },
+    TransferLeader {
+        to: RaftId,
+    },
     ChangeMembership(MembershipChange),
+    /// This node stops: hand leadership, if it is here, to whoever is most up to date.
+    HandOver,
 }
 
 /// What came of an order.
@@ -90,8 +99,9 @@ pub(crate) struct Group {
 
 /// What ends an order.
 enum Awaited {
-    /// The entry of a membership change is committed.
-    Change { term: Term, index: LogIndex },
+    /// The entry of a membership change is committed, and the joint state that it may lead through
+    /// is left: before that the old majority is still needed.
+    Change { term: Term, index: LogIndex, committed: bool },
     /// Another replica leads. `asked_in`: the term of the hand-over.
     Transfer { asked_in: Term, ticks_left: u32 },
 }
@@ -185,6 +195,9 @@ impl Group {
             self.propose(now, shell);
         }
         self.handle.shared.publish_lease(self.replica.lease_until());
+        if !self.awaited.is_empty() {
+            self.end_changes();
+        }
     }
 
     fn propose(&mut self, now: Duration, shell: &mut Shell) {
@@ -263,7 +276,7 @@ impl Group {
         let last = committed.last().map_or(LogIndex(0), |entry| entry.index);
         if !self.awaited.is_empty() {
             for entry in &committed {
-                self.end_changes(entry);
+                self.note_committed(entry);
             }
         }
         while self.in_flight.front().is_some_and(|(index, _)| *index <= last) {
@@ -380,6 +393,13 @@ impl Group {
                 Ok(()) => return self.await_transfer(to, reply),
                 Err(error) => Err((error.to_string(), Duration::ZERO)),
             },
+            Order::HandOver => match self.best_successor() {
+                None => Ok(()),
+                Some(to) => match self.replica.transfer_leader(now, to) {
+                    Ok(()) => return self.await_transfer(to, reply),
+                    Err(error) => Err((error.to_string(), Duration::ZERO)),
+                },
+            },
             Order::ChangeMembership(change) => match self.replica.change_membership(now, &change) {
                 Ok((term, index)) => return self.await_change(term, index, reply),
                 Err(error) => Err((error.to_string(), Duration::ZERO)),
@@ -394,6 +414,16 @@ impl Group {
         let _ = reply.0.send(result);
     }
 
+    /// The live voter that has most of the log; `None` unless this replica leads others.
+    fn best_successor(&self) -> Option<RaftId> {
+        let own = self.handle.shared.raft_id;
+        let peers = self.replica.progress();
+        let fit = |peer: &&PeerProgress| {
+            peer.raft_id != own && peer.voter && peer.active && !peer.snapshot
+        };
+        peers.iter().filter(fit).max_by_key(|peer| peer.matched).map(|peer| peer.raft_id)
+    }
+
     fn await_transfer(&mut self, to: RaftId, reply: OrderReply) {
         tracing::info!(shard = %self.shard(), %to, "handing leadership over");
         let awaited = Awaited::Transfer { asked_in: self.term, ticks_left: TRANSFER_TICKS };
@@ -401,7 +431,7 @@ impl Group {
     }
 
     fn await_change(&mut self, term: Term, index: LogIndex, reply: OrderReply) {
-        self.awaited.push((Awaited::Change { term, index }, reply));
+        self.awaited.push((Awaited::Change { term, index, committed: false }, reply));
     }
 
     /// Ends the orders for which `verdict` has one: done, or why not.
@@ -436,15 +466,23 @@ impl Group {
         });
     }
 
-    fn end_changes(&mut self, entry: &Committed) {
+    fn note_committed(&mut self, entry: &Committed) {
         self.end_awaited(|awaited| match awaited {
-            Awaited::Change { term, index } if *index == entry.index => {
-                Some(if *term == entry.term && entry.kind == EntryKind::Membership {
-                    Ok(())
-                } else {
-                    Err("another primary came in between".to_owned())
-                })
+            Awaited::Change { term, index, committed } if *index == entry.index => {
+                *committed = *term == entry.term && entry.kind == EntryKind::Membership;
+                let lost = || Err("another primary came in between".to_owned());
+                (!*committed).then(lost)
             }
+            _ => None,
+        });
+    }
+
+    fn end_changes(&mut self) {
+        let joint = !self.replica.membership().voters_outgoing.is_empty();
+        let leads = self.leads;
+        self.end_awaited(|awaited| match awaited {
+            Awaited::Change { committed: true, .. } if !joint => Some(Ok(())),
+            Awaited::Change { .. } if !leads => Some(Err("leadership was lost".to_owned())),
             _ => None,
         });
     }

@@ -97,7 +97,7 @@ impl Executor {
         }
         self.duties.expire = Some(Instant::now());
         // One record per run of keys of the same database and slot: a record has one of each.
-        due.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        due.sort_unstable_by_key(|due| (due.0, due.1));
         let groups = due.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
         records.extend(groups.map(|group| {
             InternalRecord::expire(group[0].0, group[0].1, group.iter().map(|(_, _, key)| &key[..]))

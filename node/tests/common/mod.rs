@@ -2,6 +2,7 @@
 //! a node, so that nodes can be killed.
 
 #![allow(dead_code)] // Not every test uses everything.
+#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use holdfast_node::{Bound, Config, Hex, Node, Source};
@@ -9,10 +10,11 @@ use holdfast_proto::frame::{
     AnswerStatus, LINK_VERSION, ReadOp, ReadRequest, RecordHeader, RecordOp, Request, Response,
     begin_write,
 };
-use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
+use holdfast_proto::ids::{NodeId, ShardId, WorkerId};
 use holdfast_proto::resp::encode;
 use holdfast_proto::slot::Slot;
 use holdfast_proto::v1;
+use holdfast_proto::v1::node_control_client::NodeControlClient;
 use prost::Message;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tonic::transport::Channel;
 
 pub const CLUSTER: [u8; 16] = [7; 16];
 pub const SECRET: [u8; 32] = [9; 32];
@@ -31,18 +34,37 @@ pub fn maybe_run_node() {
     let Ok(folder) = std::env::var(NODE_ENV) else { return };
     let folder = PathBuf::from(folder);
     let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    tracing_subscriber::fmt().with_writer(log).with_ansi(false).init();
+    let level = std::env::var("HOLDFAST_TEST_LOG").ok().and_then(|l| l.parse().ok());
+    let level = level.unwrap_or(tracing_subscriber::filter::LevelFilter::INFO);
+    tracing_subscriber::fmt().with_max_level(level).with_writer(log).with_ansi(false).init();
     let config = Config::from_file(&folder.join("node.toml")).unwrap();
-    let topology =
-        v1::Topology::decode(&std::fs::read(folder.join("topology")).unwrap()[..]).unwrap();
+    let topology = read_topology(&folder);
     let id = std::fs::read_to_string(folder.join("id")).unwrap().parse().unwrap();
-    let (_sender, topology) = tokio::sync::watch::channel(Arc::new(topology));
+    let (sender, topology) = tokio::sync::watch::channel(Arc::new(topology));
+    let watched = folder;
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let topology = read_topology(&watched);
+            sender.send_if_modified(|known| {
+                let newer = topology.version > known.version;
+                if newer {
+                    *known = Arc::new(topology);
+                }
+                newer
+            });
+        }
+    });
     let bound = Bound::new(&config).unwrap();
     let source = Source::Fixed { node: NodeId(id), topology };
     let node = Node::start(config, bound, source).unwrap();
     node.wait_for_signal();
     let stopped = node.stop();
     std::process::exit(i32::from(stopped.is_err()));
+}
+
+fn read_topology(folder: &Path) -> v1::Topology {
+    v1::Topology::decode(&std::fs::read(folder.join("topology")).unwrap()[..]).unwrap()
 }
 
 fn free_addr() -> SocketAddr {
@@ -56,7 +78,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Every node has a replica of every shard.
     pub fn start(nodes: u64, shards: u32, mode: v1::PersistenceMode) -> Self {
+        Self::start_with_spares(nodes, 0, shards, mode)
+    }
+
+    /// The last `spares` nodes have no replica.
+    pub fn start_with_spares(
+        nodes: u64,
+        spares: u64,
+        shards: u32,
+        mode: v1::PersistenceMode,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut infos = Vec::new();
         for id in 1..=nodes {
@@ -91,7 +124,7 @@ impl Cluster {
         }
         let shards = (1..=shards).map(|id| v1::ShardInfo {
             id,
-            replicas: (1..=nodes)
+            replicas: (1..=nodes - spares)
                 .map(|node| v1::ReplicaInfo {
                     raft_id: u64::from(id) * 100 + node,
                     node,
@@ -123,10 +156,18 @@ impl Cluster {
         cluster
     }
 
+    /// What the sentinels would do: a new version for every node.
+    pub fn change_topology(&mut self, change: impl FnOnce(&mut v1::Topology)) {
+        change(&mut self.topology);
+        self.topology.version += 1;
+        self.write_topology();
+    }
+
     pub fn write_topology(&self) {
         for node in &self.topology.nodes {
-            std::fs::write(self.dir(node.id).join("topology"), self.topology.encode_to_vec())
-                .unwrap();
+            let path = self.dir(node.id).join("topology");
+            std::fs::write(path.with_extension("new"), self.topology.encode_to_vec()).unwrap();
+            std::fs::rename(path.with_extension("new"), path).unwrap();
         }
     }
 
@@ -159,26 +200,53 @@ impl Cluster {
         }
     }
 
+    /// SIGTERM, and the exit code.
+    pub fn terminate(&mut self, id: u64) -> Option<i32> {
+        let mut child = self.nodes[id as usize - 1].take().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap().code()
+    }
+
+    /// Calls a node's control service.
+    pub fn control<T>(
+        &self,
+        id: u64,
+        call: impl AsyncFnOnce(NodeControlClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, tonic::Status> {
+        let addr = format!("http://{}", self.topology.nodes[id as usize - 1].control_addr);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = NodeControlClient::connect(addr).await;
+            let client = client.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+            Ok(call(client).await?.into_inner())
+        })
+    }
+
+    pub fn checkpoint(&self, id: u64, shard: u32) -> u64 {
+        let request = v1::CheckpointRequest { secret: SECRET.to_vec().into(), shard };
+        self.control(id, async |mut client| client.checkpoint(request).await).unwrap().index
+    }
+
     pub fn link_addr(&self, id: u64) -> &str {
         &self.topology.nodes[id as usize - 1].link_addr
     }
 
     pub fn metrics(&self, id: u64) -> String {
         let addr = &self.topology.nodes[id as usize - 1].metrics_addr;
-        let mut stream = TcpStream::connect(addr).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
         let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        if let Ok(mut stream) = TcpStream::connect(addr) {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            stream.read_to_string(&mut text).unwrap();
+        }
         text
     }
 
+    /// The first sample of a metric; 0 without one.
     pub fn metric(&self, id: u64, name: &str) -> u64 {
         let text = self.metrics(id);
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .unwrap_or_else(|| panic!("{name}: {text}"));
-        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
     }
 
     pub fn logs(&self) -> String {
@@ -401,21 +469,10 @@ impl<'a> Client<'a> {
     }
 }
 
-pub fn term_of(response: &Response) -> Option<Term> {
-    match response {
-        Response::PrimaryIs { term, .. } => Some(*term),
-        _ => None,
-    }
-}
-
 pub fn wait_until(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + timeout;
     while !holds() {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-pub fn exists(path: &Path) -> bool {
-    path.exists()
 }
