@@ -12,6 +12,8 @@
 //! messages between processes; [`testing`] is a deterministic cluster for tests.
 
 #![forbid(unsafe_code)]
+// The raft crate's messages have private fields: there is no other way to fill them in.
+#![allow(clippy::field_reassign_with_default)]
 
 mod config;
 mod convert;

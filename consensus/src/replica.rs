@@ -34,6 +34,9 @@ use crate::storage::GroupStorage;
 /// A hand-over waits until the target misses at most this many entries.
 const TRANSFER_LAG_MAX: u64 = 1024;
 
+/// Ticks between the campaigns of the first voter of a new group.
+const FOUNDING_TICKS: u32 = 3;
+
 /// One member of one Raft group.
 pub struct Replica {
     pub(crate) cfg: ReplicaConfig,
@@ -43,8 +46,8 @@ pub struct Replica {
     pub(crate) out: Outputs,
 
     pub(crate) last_tick: Duration,
-    /// When the current leader was last heard, or the start.
-    heard_leader: Duration,
+    /// When the current leader was last heard, or the start; `None` in the first run of a replica.
+    heard_leader: Option<Duration>,
     pub(crate) seen: RoleChange,
     /// The leader of `seen.term`, once known. Two different ones would be a broken election.
     leader_of_term: RaftId,
@@ -75,6 +78,10 @@ pub struct Replica {
     /// Memberships by the index from which they hold, ascending; the first one holds at the
     /// recorded checkpoint.
     pub(crate) memberships: VecDeque<(u64, v1::Membership)>,
+
+    /// Ticks until this replica, the first voter of a group that was just founded, campaigns
+    /// again. `None`: it is not, or there was a leader.
+    founding_campaign: Option<u32>,
 
     pub(crate) incoming: Option<Incoming>,
     /// Followers being sent a snapshot, and since when.
@@ -121,7 +128,7 @@ impl Replica {
         // The stored commit index lags; a checkpoint is made of committed entries.
         hard_state.commit = hard_state.commit.max(stored.checkpoint.index);
         let storage = GroupStorage::new(cfg.shard, &stored, hard_state, reader);
-        let checkpoint = stored.checkpoint.clone();
+        let checkpoint = stored.checkpoint;
         let raw = RawNode::new(
             &cfg.raft_config(checkpoint.index.0),
             storage,
@@ -131,7 +138,7 @@ impl Replica {
             rng: cfg.seed ^ cfg.raft_id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             out: Outputs::default(),
             last_tick: cfg.start,
-            heard_leader: cfg.start,
+            heard_leader: Some(cfg.start),
             seen: RoleChange { term: hard_state.term, ..Default::default() },
             leader_of_term: RaftId(0),
             election_timeout: 0,
@@ -139,7 +146,9 @@ impl Replica {
             serving: false,
             transfer: None,
             rounds: Rounds::default(),
-            write_number: 0,
+            // Grows from one incarnation to the next of the same process: a late report of a write
+            // of the former one is then no report of ours.
+            write_number: cfg.start.as_micros() as u64,
             in_flight: VecDeque::new(),
             durable: hard_state,
             synced_commit: checkpoint.index,
@@ -148,6 +157,7 @@ impl Replica {
             handed_over: checkpoint.index.0,
             applied: checkpoint.index.0,
             memberships: VecDeque::from([(checkpoint.index.0, checkpoint.membership.clone())]),
+            founding_campaign: None,
             incoming: None,
             snapshots_sent: Vec::new(),
             stopped: false,
@@ -156,6 +166,10 @@ impl Replica {
         };
         replica.draw_election_timeout();
         if fresh {
+            let first = replica.cfg.founding_voters.iter().min();
+            replica.founding_campaign = (first == Some(&replica.cfg.raft_id)).then_some(0);
+            // It never ran before, so it confirmed no lease.
+            replica.heard_leader = None;
             replica.write_initial(checkpoint, hard_state);
         }
         replica.after_step();
@@ -180,8 +194,8 @@ impl Replica {
                 self.draw_election_timeout();
             }
         }
-        // Nobody to wait for.
-        if may_campaign && self.raw.raft.state == StateRole::Follower && self.is_alone() {
+        let alone = self.raw.raft.state == StateRole::Follower && self.is_alone();
+        if may_campaign && !leads && (alone || self.founding_campaign_due()) {
             let _ = self.raw.campaign();
         }
         self.after_step();
@@ -191,6 +205,21 @@ impl Replica {
         self.retry_install();
         self.flush_commit();
         self.after_step();
+    }
+
+    /// A group that was just founded need not wait for an election timeout: its first voter asks
+    /// again and again. Being a pre-vote that disturbs nobody.
+    fn founding_campaign_due(&mut self) -> bool {
+        let raft = &self.raw.raft;
+        if raft.leader_id != INVALID_ID || raft.term != StoredState::GENESIS_TERM.0 {
+            self.founding_campaign = None;
+        }
+        let Some(ticks) = &mut self.founding_campaign else {
+            return false;
+        };
+        let due = *ticks == 0;
+        *ticks = if due { FOUNDING_TICKS } else { *ticks - 1 };
+        due
     }
 
     fn tick_leader(&mut self, now: Duration) {
@@ -289,7 +318,7 @@ impl Replica {
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
         if leads && term == self.raw.raft.term && self.raw.raft.leader_id == from {
-            self.heard_leader = self.heard_leader.max(now);
+            self.heard_leader = self.heard_leader.max(Some(now));
         }
     }
 
@@ -315,7 +344,7 @@ impl Replica {
 
     /// How much longer votes are refused.
     fn vote_refused_for(&self, now: Duration) -> Option<Duration> {
-        let until = self.heard_leader + self.cfg.vote_refusal();
+        let until = self.heard_leader? + self.cfg.vote_refusal();
         (now < until).then(|| until - now)
     }
 

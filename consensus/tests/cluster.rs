@@ -1,5 +1,7 @@
 //! Scenarios on the deterministic cluster.
 
+#![allow(clippy::field_reassign_with_default)]
+
 use std::time::Duration;
 
 use holdfast_consensus::testing::{Cluster, SHARD, World};
@@ -303,11 +305,10 @@ fn a_lost_synced_tail_is_amnesia() {
     cluster.run(ms(100));
     let victim = others(&cluster, leader)[0];
     assert!(cluster.machines[&victim].store.unsynced() > 0);
-    cluster.power_loss(victim);
-    assert!(cluster.machines[&victim].amnesiac, "the side record says so");
-    cluster.machines.get_mut(&victim).unwrap().store.crash(0);
-    // Were it run all the same, the leader's commit index would show what it lost.
-    cluster.machines.get_mut(&victim).unwrap().amnesiac = false;
+    // The side record would keep it from running. Were it run all the same, the leader's commit
+    // index would show what it lost.
+    cluster.kill(victim);
+    cluster.machines[&victim].store.crash(0);
     cluster.start(victim).unwrap();
     cluster.run(ms(500));
     assert!(cluster.machines[&victim].amnesiac);
@@ -484,5 +485,78 @@ fn roles_are_reported() {
         let replica = cluster.machines[&follower].replica.as_ref().unwrap();
         assert_eq!(replica.role().leader, leader);
         assert!(replica.progress().is_empty());
+    }
+}
+
+/// Runs a fixed workload and stops it after `steps` events.
+fn interrupted(count: u64, steps: u64) -> Cluster {
+    let mut world = World::calm(count);
+    world.write = (ms(1), ms(4));
+    world.checkpoints = 10;
+    world.tune = |cfg| cfg.log_tail_bytes = 500;
+    let mut cluster = Cluster::new(count, world);
+    for step in 0..steps {
+        cluster.step();
+        if let Some(leader) = cluster.leader()
+            && step % 3 == 0
+        {
+            let _ = cluster.propose(leader, format!("value {step}"));
+        }
+    }
+    cluster
+}
+
+fn recovers(cluster: &mut Cluster) {
+    let before = cluster.oracle.acknowledged();
+    let leader = cluster.elect();
+    let mut placed = cluster.propose(leader, "after");
+    for _ in 0..100 {
+        if placed.is_ok() {
+            break;
+        }
+        cluster.run(ms(50));
+        let leader = cluster.elect();
+        placed = cluster.propose(leader, "after");
+    }
+    assert!(placed.expect("a leader takes it").1 > before);
+    converge(cluster);
+    assert!(cluster.oracle.acknowledged() > before);
+}
+
+#[test]
+fn a_replica_may_die_at_any_step() {
+    for steps in 0..400 {
+        let mut cluster = interrupted(3, steps);
+        let victim = RaftId(1 + steps % 3);
+        cluster.power_loss(victim);
+        cluster.start(victim).unwrap();
+        recovers(&mut cluster);
+    }
+}
+
+#[test]
+fn all_machines_may_lose_power_at_any_step() {
+    for count in [1, 3] {
+        for steps in 0..300 {
+            let mut cluster = interrupted(count, steps);
+            for id in 1..=count {
+                cluster.power_loss(RaftId(id));
+            }
+            for id in 1..=count {
+                cluster.start(RaftId(id)).unwrap();
+            }
+            recovers(&mut cluster);
+        }
+    }
+}
+
+#[test]
+fn a_new_group_elects_at_once() {
+    for count in [3, 5] {
+        let mut cluster = Cluster::new(count, World::calm(count));
+        let started = cluster.now;
+        assert_eq!(cluster.elect(), RaftId(1));
+        let took = cluster.now - started;
+        assert!(took < ms(350), "{took:?}");
     }
 }

@@ -97,7 +97,7 @@ fn run(seed: u64, count: u64, faults: Faults) -> u64 {
     println!("seed {seed}");
     let mut world = World::rough(seed);
     // With unsynced acknowledgements every machine that dies is lost for good.
-    world.sync_always = faults.power_loss || seed % 2 == 0;
+    world.sync_always = faults.power_loss || seed.is_multiple_of(2);
     let mut cluster = Cluster::new(count, world);
     let mut next_id = 100;
     let mut proposed = 0u64;

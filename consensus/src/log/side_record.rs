@@ -176,7 +176,7 @@ impl SideRecord {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.path.parent().expect("the record is in a directory");
         File::open(dir)?.sync_all()?;
         Ok(())
     }

@@ -61,6 +61,7 @@ enum Job {
 /// What is stored of a group, and how to read its entries.
 pub type Loaded = Result<(Option<StoredState>, Box<dyn LogReader>), LogError>;
 
+type OnPersisted = Box<dyn FnMut(&[(ShardId, u64)]) + Send>;
 type Tails = Arc<Mutex<BTreeMap<ShardId, SyncedTo>>>;
 
 /// What the writer measured. Cheap to read from any thread.
@@ -216,7 +217,7 @@ struct Writer {
     store: Box<dyn LogStore>,
     cfg: LogWriterConfig,
     queue: Receiver<Job>,
-    on_persisted: Box<dyn FnMut(&[(ShardId, u64)]) + Send>,
+    on_persisted: OnPersisted,
     tails: Tails,
     side: Arc<Mutex<Option<SideRecord>>>,
     stats: Arc<LogWriterStats>,

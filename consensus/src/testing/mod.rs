@@ -28,7 +28,7 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,7 +38,7 @@ impl Rng {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.draw() % bound
     }
 
     /// True in `percent` of all cases.
@@ -218,7 +218,7 @@ impl Cluster {
 
     /// Starts a machine on what its disk holds.
     pub fn start(&mut self, id: RaftId) -> Result<(), OpenError> {
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         let local = self.local_time(id);
         let machine = self.machine(id);
         assert!(machine.replica.is_none() && !machine.amnesiac);
@@ -327,8 +327,8 @@ impl Cluster {
         true
     }
 
-    /// The next event.
-    fn step(&mut self) {
+    /// Runs the next event.
+    pub fn step(&mut self) {
         let Some(((at, _), (id, incarnation, event))) = self.queue.pop_first() else {
             return;
         };
