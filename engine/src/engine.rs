@@ -447,9 +447,33 @@ impl Engine {
         for args in &exec.commands {
             place.position = *position;
             *position += 1;
-            self.run(place, args, out);
+            match self.selected(args) {
+                None => {
+                    self.run(place, args, out);
+                }
+                Some(Ok(db)) => {
+                    place.db = db;
+                    Reply::new(out, place.resp3).ok();
+                }
+                Some(Err(error)) => Reply::new(out, place.resp3).error(error),
+            }
         }
         Some(())
+    }
+
+    /// SELECT, which only means something inside EXEC: elsewhere the record names the database.
+    fn selected(&self, args: &[&[u8]]) -> Option<Result<u16, &'static str>> {
+        let &[name, db] = args else { return None };
+        if !name.eq_ignore_ascii_case(b"select") {
+            return None;
+        }
+        Some(match crate::num::parse_i64(db) {
+            None => Err("ERR value is not an integer or out of range"),
+            Some(db) => u16::try_from(db)
+                .ok()
+                .filter(|db| usize::from(*db) < self.space.dbs.len())
+                .ok_or("ERR DB index is out of range"),
+        })
     }
 
     /// Executes a record that the shard's primary made by itself.

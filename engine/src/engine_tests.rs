@@ -71,3 +71,23 @@ fn sets_and_gets() {
     assert_eq!(client.run("get k"), "$2\r\n12\r\n");
     assert_eq!(client.engine.key_count(0), 1);
 }
+
+#[test]
+fn select_inside_exec_lasts_to_its_end() {
+    let mut client = Client::new();
+    let mut body = vec![0, 0];
+    let commands = ["SET k 0", "SELECT 3", "SET k 3", "SELECT 99", "SELECT x", "GET k"];
+    body.extend_from_slice(&(commands.len() as u32).to_le_bytes());
+    for command in commands {
+        body.extend_from_slice(&encode(command));
+    }
+    let header = client.header(RecordOp::Exec);
+    client.next += 1;
+    let answers = client.send(header, &body);
+    assert_eq!(
+        answers[0].2,
+        "*6\r\n+OK\r\n+OK\r\n+OK\r\n-ERR DB index is out of range\r\n\
+         -ERR value is not an integer or out of range\r\n$1\r\n3\r\n"
+    );
+    assert_eq!(client.run("GET k"), "$1\r\n0\r\n");
+}

@@ -253,6 +253,9 @@ impl Keyspace {
 
     /// Empties a database.
     pub(crate) fn flush(&mut self, db: u16) {
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.settle(&self.dbs);
+        }
         let data = std::mem::take(&mut self.dbs[usize::from(db)]);
         self.memory -= data.memory();
         if let Some(checkpoint) = &mut self.checkpoint {
@@ -262,6 +265,9 @@ impl Keyspace {
 
     /// Two databases trade their contents. Signalling that is the caller's part.
     pub(crate) fn swap(&mut self, a: u16, b: u16) {
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.settle(&self.dbs);
+        }
         self.dbs.swap(a.into(), b.into());
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.swapped(a, b);

@@ -82,6 +82,11 @@ impl<'a> Reply<'a> {
         self.bulk(itoa::Buffer::new().format(value).as_bytes());
     }
 
+    /// A double as a bulk string, in RESP3 too.
+    pub(crate) fn bulk_double(&mut self, value: f64) {
+        encode::double(self.out, value, false);
+    }
+
     /// A bulk string or null.
     pub(crate) fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {

@@ -1,5 +1,7 @@
 //! A whole proxy over loopback: TLS and plain listeners, links, registration, a failover.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Shared, config, connect, free_addr, node, serve_sentinel, topology};

@@ -13,6 +13,10 @@
 //! it had then, in whatever order. A database that is flushed is kept aside until it is written; of
 //! databases that are swapped, the numbers at the beginning are remembered.
 //!
+//! A large value is written in parts, so that no step takes long. If it is about to change while it is
+//! *open*, the rest is written first; what else is preserved meanwhile waits *aside*, for it would
+//! stand in the middle of the value.
+//!
 //! Lanes are preserved in the same way, a slot at a time ([`lanes::LaneRecorder`]). Waiters and watch
 //! counters are written when the checkpoint begins: they are small.
 
@@ -64,6 +68,12 @@ pub(crate) struct Checkpoint {
     /// Databases flushed since the beginning, with their number then.
     detached: Vec<(u16, Db, Position)>,
     position: Position,
+    /// Large values found in the bucket that was visited last.
+    large: Vec<Large>,
+    /// The large value that is being written, and how far it is.
+    open: Option<(Large, u64)>,
+    /// What was preserved while a value is open.
+    aside: Vec<u8>,
     totals: Totals,
 }
 
@@ -75,6 +85,21 @@ struct Position {
     /// Scan cursor inside the table of (slot, db).
     cursor: u64,
 }
+
+/// Where a large value is at this moment.
+struct Large {
+    db: usize,
+    slot: usize,
+    key: Box<[u8]>,
+}
+
+impl Large {
+    fn find<'a>(&self, dbs: &'a [Db]) -> Option<&'a Entry> {
+        dbs.get(self.db)?.slot(self.slot)?.entries.get(&self.key)
+    }
+}
+
+const OPEN_IS_THERE: &str = "an open value is written out before its entry goes";
 
 impl Engine {
     /// Begins a checkpoint of the state as it is now; one that is under way is aborted.
@@ -126,6 +151,9 @@ impl Checkpoint {
             origins: (0..databases as u16).collect(),
             detached: Vec::new(),
             position: Position::default(),
+            large: Vec::new(),
+            open: None,
+            aside: Vec::new(),
             totals: Totals::default(),
         }
     }
@@ -138,15 +166,35 @@ impl Checkpoint {
     #[inline]
     pub(crate) fn preserve(&mut self, db: u16, entry: &Entry) {
         if entry.checkpoint() != self.number {
-            self.write_entry(self.origins[usize::from(db)], entry);
+            self.preserve_now(db.into(), entry);
         }
     }
 
-    /// Two databases trade their numbers.
+    #[cold]
+    fn preserve_now(&mut self, db: usize, entry: &Entry) {
+        match &self.open {
+            Some((open, at)) if open.db == db && *open.key == *entry.key() => {
+                let at = *at;
+                self.write_open(entry, at, usize::MAX);
+            }
+            _ => self.write_entry(self.origins[db], entry),
+        }
+    }
+
+    /// To be called before databases are flushed or swapped: nothing stays open.
+    pub(crate) fn settle(&mut self, dbs: &[Db]) {
+        if let Some((open, at)) = &self.open {
+            let (entry, at) = (open.find(dbs).expect(OPEN_IS_THERE), *at);
+            self.write_open(entry, at, usize::MAX);
+        }
+    }
+
+    /// Two databases have traded their numbers.
     pub(crate) fn swapped(&mut self, a: u16, b: u16) {
         self.origins.swap(a.into(), b.into());
         // The slot that is being walked begins anew; what is written stays so.
         (self.position.db, self.position.cursor) = (0, 0);
+        self.large.clear();
     }
 
     /// Takes a database that is being flushed, if it may have entries that are not written.
@@ -157,6 +205,15 @@ impl Checkpoint {
     /// Serialises until `budget` bytes are pending; `true` if nothing is left.
     fn walk(&mut self, space: &mut Keyspace, lanes: &mut Lanes, budget: usize) -> bool {
         while self.pending.len() < budget {
+            if let Some((open, at)) = &self.open {
+                let (entry, at) = (open.find(&space.dbs).expect(OPEN_IS_THERE), *at);
+                self.write_open(entry, at, budget);
+                continue;
+            }
+            if let Some(large) = self.large.pop() {
+                self.begin_large(large, &space.dbs);
+                continue;
+            }
             if let Some((origin, mut data, position)) = self.detached.pop() {
                 self.walk_detached(origin, &mut data, position);
                 continue;
@@ -195,7 +252,22 @@ impl Checkpoint {
             self.position = Position { slot: slot + 1, db: 0, cursor: 0 };
             return;
         };
-        self.position.cursor = self.walk_bucket(self.origins[db], data, slot, cursor);
+        let mut large = std::mem::take(&mut self.large);
+        let origin = self.origins[db];
+        self.position.cursor = match data.slot(slot) {
+            None => 0,
+            Some(keys) => keys.entries.scan(cursor, |entry| {
+                if entry.checkpoint() == self.number {
+                    return;
+                }
+                if rdb::value::is_large(entry.value()) {
+                    large.push(Large { db, slot, key: entry.key().into() });
+                } else {
+                    self.write_entry(origin, entry);
+                }
+            }),
+        };
+        self.large = large;
         if self.position.cursor == 0 {
             self.position.db += 1;
         }
@@ -204,8 +276,14 @@ impl Checkpoint {
     /// One bucket of a flushed database. Slots are freed as they are done.
     fn walk_detached(&mut self, origin: u16, data: &mut Db, mut position: Position) {
         let Some(slot) = data.next_occupied(position.slot) else { return };
-        position.cursor = self.walk_bucket(origin, data, slot, position.cursor);
         position.slot = slot;
+        if let Some(keys) = data.slot(slot) {
+            position.cursor = keys.entries.scan(position.cursor, |entry| {
+                if entry.checkpoint() != self.number {
+                    self.write_entry(origin, entry);
+                }
+            });
+        }
         if position.cursor == 0 {
             data.drop_slot(slot);
             position.slot += 1;
@@ -213,18 +291,17 @@ impl Checkpoint {
         self.detached.push((origin, std::mem::take(data), position));
     }
 
-    /// Writes what is not written of one bucket; returns the next cursor, 0 at the end.
-    fn walk_bucket(&mut self, origin: u16, data: &Db, slot: usize, cursor: u64) -> u64 {
-        let Some(keys) = data.slot(slot) else { return 0 };
-        keys.entries.scan(cursor, |entry| {
-            if entry.checkpoint() != self.number {
-                self.write_entry(origin, entry);
-            }
-        })
+    fn write_entry(&mut self, origin: u16, entry: &Entry) {
+        let value = entry.value();
+        self.write_key(origin, entry);
+        let out = if self.open.is_some() { &mut self.aside } else { &mut self.pending };
+        rdb::value::write(value, &mut self.strings, out);
+        self.done_with(entry);
     }
 
-    fn write_entry(&mut self, origin: u16, entry: &Entry) {
-        let out = &mut self.pending;
+    /// Everything of an entry that stands before its value.
+    fn write_key(&mut self, origin: u16, entry: &Entry) {
+        let out = if self.open.is_some() { &mut self.aside } else { &mut self.pending };
         if self.selected != Some(origin) {
             out.push(opcode::SELECTDB);
             encode::length(origin.into(), out);
@@ -234,12 +311,39 @@ impl Checkpoint {
             out.push(opcode::EXPIRETIME_MS);
             out.extend_from_slice(&at.to_le_bytes());
         }
-        let value = entry.value();
-        out.push(rdb::value::kind_of(value));
+        out.push(rdb::value::kind_of(entry.value()));
         self.strings.string(entry.key(), out);
-        rdb::value::write(value, &mut self.strings, out);
+    }
+
+    fn done_with(&mut self, entry: &Entry) {
         entry.set_checkpoint(self.number);
         self.totals.keys += 1;
+    }
+
+    /// Opens a large value, unless it was changed (and thus written) since it was found.
+    fn begin_large(&mut self, large: Large, dbs: &[Db]) {
+        let Some(entry) = large.find(dbs) else { return };
+        if entry.checkpoint() == self.number {
+            return;
+        }
+        self.write_key(self.origins[large.db], entry);
+        rdb::value::write_head(entry.value(), &mut self.pending);
+        self.open = Some((large, 0));
+        // What goes aside names its database anew.
+        self.selected = None;
+    }
+
+    /// Writes on the open value, whose entry this is, until `budget` bytes are pending.
+    fn write_open(&mut self, entry: &Entry, at: u64, budget: usize) {
+        let value = entry.value();
+        let next = rdb::value::write_parts(value, at, budget, &mut self.strings, &mut self.pending);
+        if let (Some(next), Some((_, at))) = (next, &mut self.open) {
+            *at = next;
+            return;
+        }
+        self.open = None;
+        self.done_with(entry);
+        self.pending.append(&mut self.aside);
     }
 
     fn hand_out(&mut self, done: bool, out: &mut Vec<u8>) {

@@ -1,9 +1,14 @@
 use super::*;
 use crate::blocking::{BlockKind, BlockRequest, Waiter, WaiterName};
-use crate::config::EngineConfig;
+use crate::config::{EncodingLimits, EngineConfig};
 use crate::keyspace::{Clock, Keys, NewExpiry};
 use crate::lane::Lane;
 use crate::outcome::Outcomes;
+use crate::value::hash::Hash;
+use crate::value::list::{End, List};
+use crate::value::set::Set;
+use crate::value::zset::ZSet;
+use crate::value::{Value, ValueMut};
 use holdfast_proto::frame::{BatchHeader, RecordHeader, RecordOp};
 use holdfast_proto::ids::WorkerId;
 use proptest::prelude::*;
@@ -30,6 +35,17 @@ enum Change {
         in_ms: Option<u64>,
     },
     Append {
+        db: u16,
+        key: u8,
+    },
+    /// A collection or a string that is written in parts.
+    Large {
+        db: u16,
+        key: u8,
+        kind: u8,
+    },
+    /// A change inside a collection.
+    Touch {
         db: u16,
         key: u8,
     },
@@ -88,7 +104,29 @@ impl World {
             }
             Change::Append { db, key } => {
                 let mut keys = self.keys(db);
-                keys.string_mut(&name(key)).unwrap().extend_from_slice(b"+more");
+                if let Ok(bytes) = keys.string_mut(&name(key)) {
+                    bytes.extend_from_slice(b"+more");
+                    keys.modified(&name(key));
+                }
+            }
+            Change::Large { db, key, kind } => {
+                self.keys(db).insert(&name(key), large(kind), None);
+            }
+            Change::Touch { db, key } => {
+                let mut keys = self.keys(db);
+                match keys.get_mut(&name(key)) {
+                    Some(ValueMut::List(list)) => list.remove_run(3, 1),
+                    Some(ValueMut::Set(set)) => {
+                        set.add(b"new", &EncodingLimits::REDIS);
+                    }
+                    Some(ValueMut::ZSet(zset)) => {
+                        zset.insert(b"new", 1.25, &EncodingLimits::REDIS);
+                    }
+                    Some(ValueMut::Hash(hash)) => {
+                        hash.set(b"new", b"value", &EncodingLimits::REDIS);
+                    }
+                    Some(ValueMut::Str) | None => return,
+                }
                 keys.modified(&name(key));
             }
             Change::Remove { db, key } => {
@@ -160,6 +198,40 @@ fn name(key: u8) -> Vec<u8> {
     if key < 40 { format!("{{tag}}{key}") } else { format!("key:{key}") }.into_bytes()
 }
 
+fn large(kind: u8) -> Value {
+    let limits = EncodingLimits { list_max_listpack_bytes: 64, ..EncodingLimits::REDIS };
+    let texts = (0..1200).map(|i| format!("element {i}").into_bytes());
+    match kind {
+        0 => Value::Str(vec![b's'; 200_000]),
+        1 => {
+            let mut list = List::new();
+            texts.for_each(|text| list.push(End::Back, &text, &limits));
+            Value::List(Box::new(list))
+        }
+        2 => {
+            let mut set = Set::new();
+            texts.for_each(|text| {
+                set.add(&text, &limits);
+            });
+            Value::Set(Box::new(set))
+        }
+        3 => {
+            let mut zset = ZSet::new();
+            for (i, text) in texts.enumerate() {
+                zset.insert(&text, (i % 7) as f64, &limits);
+            }
+            Value::ZSet(Box::new(zset))
+        }
+        _ => {
+            let mut hash = Hash::new();
+            texts.for_each(|text| {
+                hash.set(&text, &text, &limits);
+            });
+            Value::Hash(Box::new(hash))
+        }
+    }
+}
+
 fn take_all(engine: &mut Engine) -> Vec<u8> {
     engine.checkpoint_begin();
     let mut bytes = Vec::new();
@@ -182,6 +254,8 @@ fn changes(count: usize) -> impl Strategy<Value = Vec<Change>> {
         6 => (db(), any::<u8>(), prop::option::of(1u64..1000))
             .prop_map(|(db, key, in_ms)| Change::Expire { db, key, in_ms }),
         4 => (db(), any::<u8>()).prop_map(|(db, key)| Change::Append { db, key }),
+        1 => (db(), 30u8..50, 0u8..5).prop_map(|(db, key, kind)| Change::Large { db, key, kind }),
+        4 => (db(), 30u8..50).prop_map(|(db, key)| Change::Touch { db, key }),
         8 => (db(), any::<u8>()).prop_map(|(db, key)| Change::Remove { db, key }),
         4 => (db(), any::<u8>(), any::<u8>())
             .prop_map(|(db, from, to)| Change::Rename { db, from, to }),
@@ -195,14 +269,14 @@ fn changes(count: usize) -> impl Strategy<Value = Vec<Change>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_checkpoint_is_the_state_at_its_beginning(
         before in changes(300),
         aborted in prop::option::of(changes(20)),
         during in changes(300),
-        budget in 1usize..2000,
+        budget in prop_oneof![1usize..2000, 2000usize..50_000],
         changes_per_step in 1usize..20,
     ) {
         let mut world = World::new();

@@ -57,6 +57,7 @@ use crate::reply::Reply;
 use holdfast_proto::command::{self as table, CommandSpec};
 use std::sync::OnceLock;
 
+mod collection;
 mod database;
 mod dump;
 mod expiry;
@@ -69,6 +70,8 @@ pub(crate) mod scan;
 mod set;
 mod string;
 mod zset;
+mod zset_combine;
+mod zset_range;
 
 /// What a handler returns; the error is the reply.
 pub(crate) type CommandResult = Result<(), CommandError>;
@@ -192,6 +195,8 @@ const FAMILIES: &[&[Command]] = &[
     set::COMMANDS,
     zset::COMMANDS,
     dump::COMMANDS,
+    zset_combine::COMMANDS,
+    zset_range::COMMANDS,
 ];
 
 /// Longest name of a command; shorter ones are packed into one `u128`.

@@ -16,6 +16,7 @@ use crate::value::packed::{Item, Packed};
 use crate::value::set::{Set, Stored};
 use crate::value::zset::{Inserted, ZSet};
 use crate::value::{Value, ValueRef};
+use std::ops::Range;
 
 /// The type byte under which a value is written.
 pub(crate) fn kind_of(value: ValueRef<'_>) -> u8 {
@@ -38,6 +39,94 @@ pub(crate) fn kind_of(value: ValueRef<'_>) -> u8 {
     }
 }
 
+/// From this many elements on a value that is not packed is written in parts. A part is a few of them.
+const LARGE_LEN: usize = 1024;
+/// Likewise for lists: nodes.
+const LARGE_NODES: usize = 64;
+/// Likewise for strings: bytes. Also the size of a part.
+const LARGE_BYTES: usize = 64 * 1024;
+/// Elements of a sorted set in one part.
+const PART_LEN: usize = 64;
+
+/// Whether writing a value at once would take noticeably long.
+pub(crate) fn is_large(value: ValueRef<'_>) -> bool {
+    match value {
+        ValueRef::Int(_) => false,
+        ValueRef::Str(bytes) => bytes.len() > LARGE_BYTES,
+        ValueRef::List(list) => list.packs(0..usize::MAX).len() > LARGE_NODES,
+        ValueRef::Set(set) => kind_of(value) == kind::SET && set.len() > LARGE_LEN,
+        ValueRef::ZSet(zset) => kind_of(value) == kind::ZSET_2 && zset.len() > LARGE_LEN,
+        ValueRef::Hash(hash) => kind_of(value) == kind::HASH && hash.len() > LARGE_LEN,
+    }
+}
+
+/// Writes what stands before the parts of a large value: how many bytes, nodes or elements.
+pub(crate) fn write_head(value: ValueRef<'_>, out: &mut Vec<u8>) {
+    let len = match value {
+        ValueRef::Str(bytes) => bytes.len(),
+        ValueRef::List(list) => list.packs(0..usize::MAX).len(),
+        _ => value.aggregate_len().unwrap_or(0),
+    };
+    length(len as u64, out);
+}
+
+/// Writes the parts of a large value from `at` on (0 to begin) until `out` has `len_max` bytes, at
+/// least one part. Returns where to go on, `None` at the end. The value must not change in between.
+pub(crate) fn write_parts(
+    value: ValueRef<'_>,
+    mut at: u64,
+    len_max: usize,
+    strings: &mut StringWriter,
+    out: &mut Vec<u8>,
+) -> Option<u64> {
+    loop {
+        at = write_part(value, at, strings, out)?;
+        if out.len() >= len_max {
+            return Some(at);
+        }
+    }
+}
+
+fn write_part(
+    value: ValueRef<'_>,
+    at: u64,
+    strings: &mut StringWriter,
+    out: &mut Vec<u8>,
+) -> Option<u64> {
+    let from = at as usize;
+    match value {
+        ValueRef::Int(_) => None,
+        ValueRef::Str(bytes) => {
+            let to = bytes.len().min(from + LARGE_BYTES);
+            out.extend_from_slice(&bytes[from..to]);
+            (to < bytes.len()).then_some(to as u64)
+        }
+        ValueRef::List(list) => {
+            for packed in list.packs(from..from + 1) {
+                write_node(packed, strings, out);
+            }
+            (from + 1 < list.packs(0..usize::MAX).len()).then_some(at + 1)
+        }
+        ValueRef::ZSet(zset) => {
+            let to = zset.len().min(from + PART_LEN);
+            write_scored(zset, from..to, strings, out);
+            (to < zset.len()).then_some(to as u64)
+        }
+        // Scans of a table that does not change visit everything exactly once.
+        ValueRef::Set(set) => {
+            let next = set.scan(at, |member| write_item(member, strings, out));
+            (next != 0).then_some(next)
+        }
+        ValueRef::Hash(hash) => {
+            let next = hash.scan(at, |field, value| {
+                write_item(field, strings, out);
+                write_item(value, strings, out);
+            });
+            (next != 0).then_some(next)
+        }
+    }
+}
+
 /// Writes a value without its type byte.
 pub(crate) fn write(value: ValueRef<'_>, strings: &mut StringWriter, out: &mut Vec<u8>) {
     match value {
@@ -54,9 +143,13 @@ fn write_list(list: &List, strings: &mut StringWriter, out: &mut Vec<u8>) {
     let packs = list.packs(0..usize::MAX);
     length(packs.len() as u64, out);
     for packed in packs {
-        length(container::PACKED, out);
-        strings.string(packed.as_listpack(), out);
+        write_node(packed, strings, out);
     }
+}
+
+fn write_node(packed: &Packed, strings: &mut StringWriter, out: &mut Vec<u8>) {
+    length(container::PACKED, out);
+    strings.string(packed.as_listpack(), out);
 }
 
 fn write_set(set: &Set, strings: &mut StringWriter, out: &mut Vec<u8>) {
@@ -78,7 +171,11 @@ fn write_zset(zset: &ZSet, strings: &mut StringWriter, out: &mut Vec<u8>) {
         return strings.string(packed.as_listpack(), out);
     }
     length(zset.len() as u64, out);
-    zset.visit(0..zset.len(), false, |member, score| {
+    write_scored(zset, 0..zset.len(), strings, out);
+}
+
+fn write_scored(zset: &ZSet, ranks: Range<usize>, strings: &mut StringWriter, out: &mut Vec<u8>) {
+    zset.visit(ranks, false, |member, score| {
         write_item(member, strings, out);
         double(score, out);
     });
