@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Fault injection and checking. `chaos` is the binary; [`harness`] runs a cluster of real
+//! processes, [`failover`] measures what clients see of failovers and counts every write.
+
+#![forbid(unsafe_code)]
+
+pub mod failover;
+pub mod harness;

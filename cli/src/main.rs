@@ -1,1 +1,7 @@
-fn main() {}
+//! The `holdfast` binary; see the library of the same crate.
+
+#![forbid(unsafe_code)]
+
+fn main() {
+    holdfast_cli::main();
+}
