@@ -1,6 +1,6 @@
 //! Scenarios on the deterministic cluster.
 
-#![allow(clippy::field_reassign_with_default)]
+#![allow(clippy::unwrap_used, clippy::field_reassign_with_default)]
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The log stores against each other, across restarts, and behind the writer thread.
 
-#![allow(clippy::field_reassign_with_default)]
+#![allow(clippy::unwrap_used, clippy::field_reassign_with_default)]
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -92,7 +92,7 @@ fn next_write(rng: &mut Rng, raft_id: u64, state: &StoredState) -> LogWrite {
                 .collect();
         }
     }
-    let new_last = write.entries.last().map_or(last.max(commit), |e| e.index);
+    let new_last = write.entries.last().map_or_else(|| last.max(commit), |e| e.index);
     let new_term = write.entries.last().map_or(term, |e| e.term);
     commit += rng.below(new_last.max(commit) - commit + 1);
     write.hard_state = Some(HardState {
@@ -287,7 +287,8 @@ fn a_group_is_in_the_side_record_before_anything_of_it_counts() {
     wait_for(&done, ShardId(1), 1);
     // The machine dies before the first periodic sync.
     let side = SideRecord::open(dir.path(), "other boot", policy).unwrap();
-    let stored = store.clone().load(ShardId(1)).unwrap();
+    let mut store = store;
+    let stored = store.load(ShardId(1)).unwrap();
     let decision = side.decide(ShardId(1), RaftId(5), stored.as_ref());
     assert!(matches!(decision, Decision::Amnesiac(_)));
 }

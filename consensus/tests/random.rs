@@ -1,5 +1,7 @@
 //! Random runs of the deterministic cluster: everything at once, then healing and convergence.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use holdfast_consensus::MembershipChange;

@@ -35,6 +35,8 @@ pub(crate) enum HostEvent {
     Serving { shard: ShardId, term: Term },
     /// A replica is behind its leader's log and needs the checkpoint.
     Install { shard: ShardId, leader: NodeId, index: LogIndex, term: Term },
+    /// The leader knows of entries that a replica acknowledged and has lost.
+    Amnesia { shard: ShardId, reason: String },
     /// The log records this checkpoint: older files may go.
     CheckpointRecorded { shard: ShardId, index: LogIndex },
 }
@@ -114,6 +116,13 @@ impl Host {
             HostEvent::Install { shard, leader, index, term } => {
                 self.fetch(shard, leader, index, term);
             }
+            HostEvent::Amnesia { shard, reason } => {
+                let raft_id = self.open.get(&shard).map(|open| open.raft_id);
+                self.close(shard).await;
+                self.amnesiacs.extend(raft_id.map(|raft_id| (raft_id, reason)));
+                // Finds it condemned and tells the sentinels.
+                self.follow_topology().await;
+            }
             HostEvent::CheckpointRecorded { shard, index } => {
                 let folder = self.data.shard_dir(shard.0);
                 if let Err(error) = checkpoint_files::remove_old(&folder, index) {
@@ -190,8 +199,13 @@ impl Host {
         let found = found.await.context("open a replica")??;
         let shared = Arc::new(ShardShared::new(shard, raft_id));
         let config = replica_config(info, replica);
-        let core = Replica::new(config, found.stored, found.reader)
-            .with_context(|| format!("{shard}: start the replica"))?;
+        let core =
+            Replica::new(config, found.stored, found.reader).map_err(|error| match error {
+                holdfast_consensus::OpenError::Amnesia(reason) => OpenError::Amnesia(reason),
+                other => {
+                    anyhow::Error::new(other).context(format!("{shard}: start the replica")).into()
+                }
+            })?;
         let handle = ShardHandle { shared: Arc::clone(&shared), executor: Mailbox::new() };
         let executor = Executor::new(executor::Start {
             node: Arc::clone(&self.node),

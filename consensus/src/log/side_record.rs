@@ -56,9 +56,10 @@ struct GroupRecord {
     raft_id: u64,
     index: u64,
     term: u64,
-    /// The machine went down with acknowledged entries unsynced. Stays until the group is forgotten,
-    /// also across further restarts.
-    machine_loss: bool,
+    /// Acknowledged entries may be lost: the machine went down while some were not synced, or the
+    /// leader knew of some that are not there. Stays until the group is forgotten, also across
+    /// further restarts.
+    lost: bool,
 }
 
 /// The record of one data directory.
@@ -87,7 +88,7 @@ impl SideRecord {
         };
         if !missing && !record.clean && record.unsynced_acks && record.boot_id != boot_id {
             for group in record.groups.values_mut() {
-                group.machine_loss = true;
+                group.lost = true;
             }
         }
         record.boot_id = boot_id.to_owned();
@@ -114,8 +115,8 @@ impl SideRecord {
             (None, Some(_)) if self.missing => amnesiac("the record of synced entries is gone"),
             (None, Some(_)) => Decision::Run,
             (Some(_), None) => amnesiac("the log is gone"),
-            (Some(known), Some(_)) if known.machine_loss => amnesiac(
-                "the machine went down while entries were acknowledged before they were synced",
+            (Some(known), Some(_)) if known.lost => amnesiac(
+                "acknowledged entries were lost, or the machine went down before they were synced",
             ),
             (Some(known), Some(stored)) => {
                 let last = (stored.last.1.0, stored.last.0.0);
@@ -144,7 +145,7 @@ impl SideRecord {
                 raft_id: synced.raft_id.0,
                 index: synced.index.0,
                 term: synced.term.0,
-                machine_loss: same_id.is_some_and(|old| old.machine_loss),
+                lost: same_id.is_some_and(|old| old.lost),
             };
             if old != Some(new) {
                 self.record.groups.insert(shard.0, new);
@@ -152,6 +153,15 @@ impl SideRecord {
             }
         }
         if changed { self.save() } else { Ok(()) }
+    }
+
+    /// Notes that a replica has lost entries that it acknowledged, for good.
+    pub fn condemn(&mut self, shard: ShardId) -> Result<(), LogError> {
+        match self.record.groups.get_mut(&shard.0) {
+            Some(group) => group.lost = true,
+            None => return Ok(()),
+        }
+        self.save()
     }
 
     /// Forgets a group: its replica was removed for good.
@@ -255,5 +265,8 @@ mod tests {
         assert!(is_amnesiac(&side, Some(&stored(12, 3))), "and it stays");
         side.forget(SHARD).unwrap();
         assert!(!is_amnesiac(&side, Some(&stored(12, 3))));
+        side.update(&synced(12, 3)).unwrap();
+        side.condemn(SHARD).unwrap();
+        assert!(is_amnesiac(&side, Some(&stored(12, 3))), "the leader knew");
     }
 }

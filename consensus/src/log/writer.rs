@@ -103,6 +103,7 @@ pub struct LogWriter {
 #[derive(Clone)]
 pub struct LogWriterHandle {
     jobs: Sender<Job>,
+    side: Arc<Mutex<Option<SideRecord>>>,
     stats: Arc<LogWriterStats>,
 }
 
@@ -125,6 +126,14 @@ impl LogWriterHandle {
         let (done, wait) = crossbeam_channel::bounded(1);
         self.send(Job::Destroy(shard, done));
         let _ = wait.recv();
+    }
+
+    /// Notes in the side record that the replica of a shard has lost entries that it acknowledged:
+    /// it must not run again. Waits for the disk.
+    pub fn condemn(&self, shard: ShardId) {
+        if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
+            or_abort(side.condemn(shard), "record a loss");
+        }
     }
 
     /// What is stored of a group, after everything handed over before; waits for it. `None`: the
@@ -183,7 +192,7 @@ impl LogWriter {
         let syncer =
             thread::Builder::new().name("log-syncer".into()).spawn(move || syncer.run())?;
         Ok(Self {
-            handle: LogWriterHandle { jobs, stats },
+            handle: LogWriterHandle { jobs, side: Arc::clone(&side), stats },
             writer,
             syncer,
             side,

@@ -10,7 +10,7 @@ use crate::shared::ShardHandle;
 use bytes::Bytes;
 use holdfast_consensus::{
     CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, PeerProgress,
-    ProposeError, Replica, Role, RoleChange,
+    ProposeError, Replica, Role, RoleChange, StepError,
 };
 use holdfast_proto::frame::{AnswerStatus, BATCH_HEADER_LEN, Response};
 use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId, Term};
@@ -163,9 +163,15 @@ impl Group {
     }
 
     /// One message of another replica.
-    pub(crate) fn step(&mut self, now: Duration, message: v1::RaftMessage) {
-        if let Err(error) = self.replica.step(now, message) {
-            tracing::debug!(shard = %self.shard(), %error, "message refused");
+    pub(crate) fn step(&mut self, now: Duration, shell: &Shell, message: v1::RaftMessage) {
+        let shard = self.shard();
+        match self.replica.step(now, message) {
+            Ok(()) => {}
+            Err(error @ StepError::Amnesia { .. }) => {
+                shell.log.condemn(shard);
+                shell.event(HostEvent::Amnesia { shard, reason: error.to_string() });
+            }
+            Err(error) => tracing::debug!(%shard, %error, "message refused"),
         }
     }
 

@@ -183,7 +183,7 @@ impl ConsensusLoop {
             }
             Input::Peer(messages) => {
                 for (shard, message) in messages {
-                    self.with(shard, |group, _| group.step(now, message));
+                    self.with(shard, |group, shell| group.step(now, shell, message));
                 }
             }
             Input::Unreachable(node) => {
