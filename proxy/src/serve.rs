@@ -184,11 +184,13 @@ fn start_workers(
     let topology = Arc::new(topology.clone());
     let mut tls_listeners = listeners.tls.into_iter();
     let mut plain_listeners = listeners.plain.into_iter();
-    let mut senders = Vec::new();
+    let (senders, inboxes): (Vec<_>, Vec<_>) =
+        (0..core.worker_count).map(|_| mpsc::unbounded_channel::<ToWorker>()).unzip();
+    let board = worker::StatsBoard::default();
     let mut threads = Vec::new();
-    for (index, &id) in ids.iter().take(core.worker_count as usize).enumerate() {
-        let (sender, inbox) = mpsc::unbounded_channel::<ToWorker>();
-        senders.push(sender);
+    for (index, (&id, inbox)) in ids.iter().zip(inboxes).enumerate() {
+        let mut peers = senders.clone();
+        peers.remove(index);
         let start = WorkerStart {
             index,
             core: CoreConfig { worker_index: index as u32, seed: id, ..core.clone() },
@@ -198,6 +200,8 @@ fn start_workers(
             plain_listener: plain_listeners.next(),
             tls: tls.clone(),
             drain,
+            peers,
+            board: board.clone(),
             inbox,
             outbox: outbox.clone(),
         };

@@ -13,13 +13,13 @@ use crate::core::{Action, CoreConfig, OutageReport, Stats, WorkerCore};
 use crate::link_io;
 use crate::tls::TlsSettings;
 use anyhow::Context as _;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use holdfast_proto::ids::{ShardId, Term, WorkerId};
 use holdfast_proto::v1;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -30,6 +30,11 @@ pub(crate) enum ToWorker {
     Topology(Arc<v1::Topology>),
     NewSession(WorkerId),
     Stats(oneshot::Sender<Stats>),
+    /// A command of another worker's client that concerns the clients of all.
+    Peer {
+        request: Bytes,
+        reply: oneshot::Sender<Bytes>,
+    },
     /// Accept nobody any more; end when no client has a command running.
     Drain,
 }
@@ -50,9 +55,16 @@ pub(crate) struct WorkerStart {
     pub(crate) plain_listener: Option<TcpListener>,
     pub(crate) tls: Option<TlsSettings>,
     pub(crate) drain: Duration,
+    /// The other workers.
+    pub(crate) peers: Vec<mpsc::UnboundedSender<ToWorker>>,
+    /// What every worker counted lately, by index.
+    pub(crate) board: StatsBoard,
     pub(crate) inbox: mpsc::UnboundedReceiver<ToWorker>,
     pub(crate) outbox: mpsc::UnboundedSender<FromWorker>,
 }
+
+/// Where workers leave their numbers for each other, once a second.
+pub(crate) type StatsBoard = Arc<Mutex<Vec<Stats>>>;
 
 /// What the tasks of a worker share.
 pub(crate) struct Shell {
@@ -66,6 +78,8 @@ pub(crate) struct Shell {
     link_wakers: RefCell<Vec<Option<Waker>>>,
     /// Links whose connection is to be dropped.
     pub(crate) link_closes: RefCell<Vec<bool>>,
+    peers: Vec<mpsc::UnboundedSender<ToWorker>>,
+    board: StatsBoard,
     tick: Notify,
     dirty_clients: RefCell<Vec<u32>>,
     dirty_links: RefCell<Vec<usize>>,
@@ -98,6 +112,8 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
         client_wakers: RefCell::default(),
         link_wakers: RefCell::default(),
         link_closes: RefCell::default(),
+        peers: start.peers,
+        board: start.board,
         tick: Notify::new(),
         dirty_clients: RefCell::default(),
         dirty_links: RefCell::default(),
@@ -117,6 +133,9 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
         }
     }
     tokio::task::spawn_local(tick(shell.clone()));
+    if !shell.peers.is_empty() {
+        tokio::task::spawn_local(exchange_stats(shell.clone()));
+    }
     while let Some(message) = inbox.recv().await {
         match message {
             ToWorker::Topology(topology) => {
@@ -129,6 +148,11 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
             }
             ToWorker::Stats(reply) => {
                 let _ = reply.send(shell.core.borrow_mut().stats().clone());
+            }
+            ToWorker::Peer { request, reply } => {
+                let answer = shell.core.borrow_mut().answer_peer(&request, clock::now());
+                let _ = reply.send(answer);
+                shell.settle(None);
             }
             ToWorker::Drain => break,
         }
@@ -152,6 +176,47 @@ async fn tick(shell: Rc<Shell>) {
         shell.core.borrow_mut().tick(clock::now());
         shell.settle(None);
     }
+}
+
+/// Leaves this worker's numbers for the others and takes theirs.
+async fn exchange_stats(shell: Rc<Shell>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let own = shell.core.borrow_mut().stats().clone();
+        let mut others = Stats::default();
+        {
+            let mut board = shell.board.lock().unwrap_or_else(PoisonError::into_inner);
+            if board.len() <= shell.index {
+                board.resize_with(shell.index + 1, Stats::default);
+            }
+            board[shell.index] = own;
+            for (index, stats) in board.iter().enumerate() {
+                if index != shell.index {
+                    others.merge(stats);
+                }
+            }
+        }
+        shell.core.borrow_mut().set_peer_stats(others);
+    }
+}
+
+/// Passes a command on to the other workers and brings back their answers.
+async fn ask_peers(shell: Rc<Shell>, ask: usize, request: Bytes) {
+    let mut answers = Vec::with_capacity(shell.peers.len());
+    let mut waiting = Vec::with_capacity(shell.peers.len());
+    for peer in &shell.peers {
+        let (reply, answer) = oneshot::channel();
+        // A worker that has been drained has no clients.
+        let _ = peer.send(ToWorker::Peer { request: request.clone(), reply });
+        waiting.push(answer);
+    }
+    for answer in waiting {
+        if let Ok(answer) = answer.await {
+            answers.push(answer);
+        }
+    }
+    shell.core.borrow_mut().peers_answered(ask, &answers, clock::now());
+    shell.settle(None);
 }
 
 impl Shell {
@@ -198,6 +263,9 @@ impl Shell {
                 closes[link] = true;
                 drop(closes);
                 self.wake_link(link);
+            }
+            Action::AskPeers { ask, request } => {
+                tokio::task::spawn_local(ask_peers(self.clone(), ask, request));
             }
             Action::RenewSession => {
                 let _ = self.outbox.send(FromWorker::RenewSession { worker: self.index });

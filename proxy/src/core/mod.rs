@@ -11,6 +11,7 @@ mod flow;
 mod lane;
 mod link;
 mod local;
+mod peers;
 mod request;
 mod respond;
 mod router;
@@ -95,6 +96,9 @@ pub enum Action {
     OpenLink { link: usize },
     /// Drop the connection of a link; connect again if it has an address.
     CloseLink { link: usize },
+    /// Have the other workers of the process carry out a command ([`WorkerCore::answer_peer`]) and
+    /// bring back their answers ([`WorkerCore::peers_answered`]).
+    AskPeers { ask: usize, request: bytes::Bytes },
     /// Get a new worker id and call [`WorkerCore::new_session`].
     RenewSession,
     /// A shard answers again after an outage.
@@ -132,6 +136,9 @@ pub struct WorkerCore {
     /// CLIENT PAUSE until then; the flag says writes only.
     client_pause: Option<(u64, bool)>,
     stats: Stats,
+    /// Of the other workers, as of a moment ago.
+    peer_stats: Stats,
+    peer_asks: slab::Slab<peers::PeerAsk>,
     actions: Vec<Action>,
     dirty_clients: Vec<u32>,
     dirty_links: Vec<usize>,
@@ -175,6 +182,8 @@ impl WorkerCore {
             next_client: 0,
             client_pause: None,
             stats: Stats::default(),
+            peer_stats: Stats::default(),
+            peer_asks: slab::Slab::new(),
             actions: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),

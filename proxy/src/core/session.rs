@@ -230,6 +230,12 @@ impl WorkerCore {
     fn run_local(&mut self, index: u32, command: u16, request: &RawRequest, run: LocalCommand) {
         self.stats.commands += 1;
         self.stats.count_local(command);
+        if self.config.worker_count > 1
+            && let Some(how) = super::peers::merge_of(request)
+        {
+            self.ask_peers(index, request, run, how);
+            return self.mark_client(index);
+        }
         let mut reply = BytesMut::new();
         run(self, index, request, &mut reply);
         if reply.first() == Some(&b'-') {

@@ -4,7 +4,7 @@
 use super::connection::{REDIS_VERSION, help, unknown_subcommand};
 use super::{Gather, command, is_word, number};
 use crate::core::session::Resolved;
-use crate::core::{WorkerCore, respond};
+use crate::core::{Stats, WorkerCore, respond};
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::resp::reply::{self, Value};
 use holdfast_proto::resp::{RawRequest, ReplyScanner, encode};
@@ -64,6 +64,9 @@ impl WorkerCore {
 
     fn info(&mut self, request: &RawRequest, shards: &ShardNumbers) -> String {
         let wanted = Wanted::read(request);
+        let mut stats = self.stats().clone();
+        stats.merge(&self.peer_stats);
+        let stats = &stats;
         let mut text = String::new();
         let mut section = |name: &str, by_default: bool, body: String| {
             if wanted.has(name, by_default) {
@@ -77,19 +80,19 @@ impl WorkerCore {
             }
         };
         section("server", true, self.info_server());
-        section("clients", true, self.info_clients(shards));
+        section("clients", true, self.info_clients(stats, shards));
         section("memory", true, self.info_memory(shards));
         section("persistence", true, self.info_persistence(shards));
-        section("stats", true, self.info_stats(shards));
+        section("stats", true, self.info_stats(stats, shards));
         section("replication", true, info_replication());
         section("cpu", true, info_cpu());
         section("modules", true, String::new());
-        section("commandstats", false, self.info_commandstats());
-        section("errorstats", true, self.info_errorstats());
-        section("latencystats", false, self.info_latencystats());
+        section("commandstats", false, info_commandstats(stats));
+        section("errorstats", true, info_errorstats(stats));
+        section("latencystats", false, info_latencystats(stats));
         section("cluster", true, "cluster_enabled:0\r\n".to_owned());
         section("keyspace", true, shards.keyspace());
-        section("proxy", false, self.info_proxy());
+        section("proxy", false, self.info_proxy(stats));
         section("raft", false, self.info_raft(shards));
         text
     }
@@ -124,8 +127,7 @@ impl WorkerCore {
         ])
     }
 
-    fn info_clients(&mut self, shards: &ShardNumbers) -> String {
-        let stats = self.stats();
+    fn info_clients(&self, stats: &Stats, shards: &ShardNumbers) -> String {
         let blocked = (stats.clients_blocked as u64).max(shards.sum("blocked_clients"));
         let connected = stats.clients;
         lines(&[
@@ -178,8 +180,7 @@ impl WorkerCore {
         ])
     }
 
-    fn info_stats(&self, shards: &ShardNumbers) -> String {
-        let stats = &self.stats;
+    fn info_stats(&self, stats: &Stats, shards: &ShardNumbers) -> String {
         lines(&[
             ("total_connections_received", stats.connections_received.to_string()),
             ("total_commands_processed", stats.commands.to_string()),
@@ -203,45 +204,9 @@ impl WorkerCore {
         ])
     }
 
-    fn info_commandstats(&self) -> String {
-        let mut text = String::new();
-        for (index, stats) in self.stats.by_command.iter().enumerate() {
-            let Some(name) = command::name_of(index as u16) else { continue };
-            if stats.calls + stats.rejected == 0 {
-                continue;
-            }
-            let per_call = stats.usec as f64 / stats.calls.max(1) as f64;
-            // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "cmdstat_{name}:calls={},usec={},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}\r\n",
-                stats.calls, stats.usec, stats.rejected, stats.failed
-            );
-        }
-        text
-    }
-
-    fn info_errorstats(&self) -> String {
-        self.stats.errors.iter().fold(String::new(), |mut text, (word, count)| {
-            let _ = write!(text, "errorstat_{word}:count={count}\r\n");
-            text
-        })
-    }
-
-    fn info_latencystats(&self) -> String {
-        let at = |quantile: f64| self.stats.latency.value_at_quantile(quantile);
-        format!(
-            "latency_percentiles_usec_all:p50={},p99={},p99.9={}\r\n",
-            at(0.5),
-            at(0.99),
-            at(0.999)
-        )
-    }
-
     /// What only a Holdfast proxy can tell.
-    fn info_proxy(&mut self) -> String {
+    fn info_proxy(&self, stats: &Stats) -> String {
         let worker = self.worker().0;
-        let stats = self.stats();
         lines(&[
             ("worker", worker.to_string()),
             ("requests_unanswered", stats.requests_unanswered.to_string()),
@@ -269,6 +234,36 @@ impl WorkerCore {
         }
         text
     }
+}
+
+fn info_commandstats(stats: &Stats) -> String {
+    let mut text = String::new();
+    for (index, stats) in stats.by_command.iter().enumerate() {
+        let Some(name) = command::name_of(index as u16) else { continue };
+        if stats.calls + stats.rejected == 0 {
+            continue;
+        }
+        let per_call = stats.usec as f64 / stats.calls.max(1) as f64;
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "cmdstat_{name}:calls={},usec={},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}\r\n",
+            stats.calls, stats.usec, stats.rejected, stats.failed
+        );
+    }
+    text
+}
+
+fn info_errorstats(stats: &Stats) -> String {
+    stats.errors.iter().fold(String::new(), |mut text, (word, count)| {
+        let _ = write!(text, "errorstat_{word}:count={count}\r\n");
+        text
+    })
+}
+
+fn info_latencystats(stats: &Stats) -> String {
+    let at = |quantile: f64| stats.latency.value_at_quantile(quantile);
+    format!("latency_percentiles_usec_all:p50={},p99={},p99.9={}\r\n", at(0.5), at(0.99), at(0.999))
 }
 
 fn info_replication() -> String {

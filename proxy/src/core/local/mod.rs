@@ -145,6 +145,14 @@ fn local_command(name: &str) -> Option<LocalCommand> {
     })
 }
 
+/// How a command is answered here, if it is.
+pub(crate) fn run_of(name: &[u8]) -> Option<LocalCommand> {
+    match table().handler(commands::lookup(name)?.index) {
+        Handler::Local(run) => Some(run),
+        _ => None,
+    }
+}
+
 /// SENTINEL is not in the table of a server; clients that look for their primary send it.
 pub(crate) const SENTINEL: LocalCommand = cluster::sentinel;
 /// Answers OK.

@@ -206,3 +206,26 @@ fn pause_and_unpause() {
     world.pass(20, &[0]);
     assert_eq!(texts(&world.received(0)), ["SET a 1"]);
 }
+
+#[test]
+fn other_workers_are_asked_about_their_clients() {
+    let mut world = World::new(1);
+    world.core.config.worker_count = 2;
+    let client = world.client();
+    world.take_actions();
+    world.send(client, "CLIENT KILL ID 77\nPING");
+    let asked = world.take_actions();
+    let [Action::AskPeers { ask, request }] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(world.told(client), "");
+    // Another worker would say:
+    let now = world.now();
+    assert_eq!(world.core.answer_peer(request, now), ":0\r\n");
+    world.core.peers_answered(*ask, &[Bytes::from_static(b":1\r\n")], now);
+    assert_eq!(world.told(client), ":1\r\n+PONG\r\n");
+    world.send(client, "CLIENT LIST");
+    let asked = world.take_actions();
+    let [Action::AskPeers { ask, .. }] = &asked[..] else { panic!("{asked:?}") };
+    world.core.peers_answered(*ask, &[Bytes::from_static(b"$6\r\nid=78\n\r\n")], now);
+    let list = world.told(client);
+    assert!(list.contains("cmd=client") && list.ends_with("id=78\n\r\n"), "{list}");
+}
