@@ -83,6 +83,9 @@ pub struct Replica {
     /// again. `None`: it is not, or there was a leader.
     founding_campaign: Option<u32>,
 
+    /// The leader's order to take over, waiting for writes.
+    hand_over_order: Option<Message>,
+
     pub(crate) incoming: Option<Incoming>,
     /// Followers being sent a snapshot, and since when.
     pub(crate) snapshots_sent: Vec<(u64, Duration)>,
@@ -158,6 +161,7 @@ impl Replica {
             applied: checkpoint.index.0,
             memberships: VecDeque::from([(checkpoint.index.0, checkpoint.membership.clone())]),
             founding_campaign: None,
+            hand_over_order: None,
             incoming: None,
             snapshots_sent: Vec::new(),
             stopped: false,
@@ -283,7 +287,10 @@ impl Replica {
                 return Err(StepError::Invalid("acknowledges what was never sent"));
             }
             // A campaign with writes outstanding could win before they are persisted.
-            MessageType::MsgTimeoutNow if !self.in_flight.is_empty() => return Ok(()),
+            MessageType::MsgTimeoutNow if !self.in_flight.is_empty() => {
+                self.hand_over_order = Some(message);
+                return Ok(());
+            }
             MessageType::MsgAppend
             | MessageType::MsgAppendResponse
             | MessageType::MsgHeartbeatResponse
@@ -425,6 +432,13 @@ impl Replica {
     /// All writes up to `number` are done under the sync policy (synced if they said `sync`).
     pub fn persisted(&mut self, _now: Duration, number: u64) {
         self.on_persisted(number);
+        if self.in_flight.is_empty()
+            && let Some(order) = self.hand_over_order.take()
+        {
+            self.pump();
+            // Raft ignores it if the term has passed.
+            let _ = self.step_raft(order);
+        }
         self.after_step();
     }
 

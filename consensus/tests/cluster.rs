@@ -260,6 +260,25 @@ fn hand_over_is_quick_and_gives_the_lease_up() {
 }
 
 #[test]
+fn hand_over_is_quick_under_load() {
+    for seed in 0..100 {
+        let mut world = World::calm(seed);
+        world.write = (ms(1), ms(4));
+        world.checkpoints = 20;
+        let mut cluster = Cluster::new(3, world);
+        let old = cluster.elect();
+        for n in 0..100u64 {
+            cluster.propose(old, format!("value {n}")).unwrap();
+            cluster.run(ms(3));
+        }
+        let target = others(&cluster, old)[seed as usize % 2];
+        cluster.with(old, |r, now| r.transfer_leader(now, target)).unwrap();
+        let done = cluster.run_until(ms(120), |c| c.machines[&target].serving);
+        assert!(done, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_hand_over_to_a_dead_target_is_aborted_and_bars_the_lease() {
     let mut cluster = Cluster::new(3, World::calm(10));
     let leader = cluster.elect();
