@@ -13,7 +13,7 @@ use crate::config::EncodingLimits;
 use crate::value::hash::Hash;
 use crate::value::list::{End, List};
 use crate::value::packed::{Item, Packed};
-use crate::value::set::{Set, Stored};
+use crate::value::set::Set;
 use crate::value::zset::{Inserted, ZSet};
 use crate::value::{Value, ValueRef};
 use std::ops::Range;
@@ -23,10 +23,10 @@ pub(crate) fn kind_of(value: ValueRef<'_>) -> u8 {
     match value {
         ValueRef::Int(_) | ValueRef::Str(_) => kind::STRING,
         ValueRef::List(_) => kind::LIST_QUICKLIST_2,
-        ValueRef::Set(set) => match set.stored() {
-            Stored::Ints(_) => kind::SET_INTSET,
-            // Packed sets came with version 11.
-            Stored::Packed(_) | Stored::Table => kind::SET,
+        ValueRef::Set(set) => match set.as_ints() {
+            Some(_) => kind::SET_INTSET,
+            // The packed form came with version 11.
+            None => kind::SET,
         },
         ValueRef::ZSet(zset) => match zset.as_packed() {
             Some(_) => kind::ZSET_LISTPACK,
@@ -153,7 +153,7 @@ fn write_node(packed: &Packed, strings: &mut StringWriter, out: &mut Vec<u8>) {
 }
 
 fn write_set(set: &Set, strings: &mut StringWriter, out: &mut Vec<u8>) {
-    if let Stored::Ints(ints) = set.stored() {
+    if let Some(ints) = set.as_ints() {
         let mut blob = Vec::with_capacity(8 + ints.raw().len());
         blob.extend_from_slice(&(ints.width() as u32).to_le_bytes());
         blob.extend_from_slice(&(ints.len() as u32).to_le_bytes());

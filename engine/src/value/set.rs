@@ -31,14 +31,6 @@ struct Members {
     memory: usize,
 }
 
-/// A set as it is stored, for writing it out.
-#[derive(Debug)]
-pub(crate) enum Stored<'a> {
-    Ints(&'a IntSet),
-    Packed(&'a Packed),
-    Table,
-}
-
 impl Default for Set {
     fn default() -> Self {
         Self::new()
@@ -63,11 +55,11 @@ impl Set {
         self.len() == 0
     }
 
-    pub(crate) fn stored(&self) -> Stored<'_> {
+    /// The integers of a set that is stored as such.
+    pub(crate) fn as_ints(&self) -> Option<&IntSet> {
         match &self.0 {
-            Repr::Ints(ints) => Stored::Ints(ints),
-            Repr::Packed(packed) => Stored::Packed(packed),
-            Repr::Table(_) => Stored::Table,
+            Repr::Ints(ints) => Some(ints),
+            Repr::Packed(_) | Repr::Table(_) => None,
         }
     }
 

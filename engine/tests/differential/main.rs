@@ -24,6 +24,7 @@ use in_process::InProcess;
 use play::{Mismatch, Player, Step};
 use rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use target::{Endpoint, Target};
 
 struct Settings {
@@ -119,6 +120,8 @@ fn random_commands_have_equal_replies() {
         }
     }
     eprintln!("differential: {commands} commands in {} sequences", settings.sequences);
+    let restarts = in_process::RESTARTS.load(Ordering::Relaxed);
+    eprintln!("differential: {restarts} restarts of a replica");
     for (name, count) in &per_command {
         eprint!("{name} {count}, ");
     }
