@@ -99,9 +99,14 @@ impl EntryRef {
 impl Entry {
     /// A string entry; numbers are recognised.
     pub(crate) fn new_string(key: &[u8], bytes: &[u8], expire_at: Option<u64>) -> Self {
-        if let Some(value) = small_int(bytes) {
-            return Self::new_int(key, value, expire_at);
+        match small_int(bytes) {
+            Some(value) => Self::new_int(key, value, expire_at),
+            None => Self::new_text(key, bytes, expire_at),
         }
+    }
+
+    /// A string entry that is not encoded as a number, even if it reads as one.
+    pub(crate) fn new_text(key: &[u8], bytes: &[u8], expire_at: Option<u64>) -> Self {
         if bytes.len() > EMBED_LEN_MAX {
             return Self::new_raw(key, bytes.to_vec(), expire_at);
         }

@@ -599,6 +599,14 @@ impl Keys<'_> {
         self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
     }
 
+    /// Sets a key to a string that is not encoded as a number, keeping the expiry: OBJECT ENCODING
+    /// shows what INCRBYFLOAT stores as text. Signals the modification.
+    pub(crate) fn insert_text(&mut self, key: &[u8], bytes: &[u8]) {
+        let expire_at = self.expire_at(key).flatten();
+        self.remove_quietly(key);
+        self.insert_new(Entry::new_text(key, bytes, expire_at));
+    }
+
     /// A string value as a growable buffer, created empty if the key is missing. After the change,
     /// call [`Keys::modified`].
     pub(crate) fn string_mut(&mut self, key: &[u8]) -> Result<&mut Vec<u8>, CommandError> {

@@ -380,7 +380,7 @@ fn incrbyfloat(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         Some(value) => LongDouble::parse(value.bytes(&mut buffer)).ok_or(CommandError::NotFloat)?,
     };
     let text = num::add_long_double(value, args[2])?;
-    ctx.keys.insert_string(args[1], text.as_bytes(), NewExpiry::Keep);
+    ctx.keys.insert_text(args[1], text.as_bytes());
     ctx.reply.bulk(text.as_bytes());
     Ok(())
 }
