@@ -68,6 +68,7 @@ mod list;
 mod object;
 pub(crate) mod scan;
 mod set;
+mod sort;
 mod string;
 mod zset;
 mod zset_combine;
@@ -190,6 +191,7 @@ const FAMILIES: &[&[Command]] = &[
     object::COMMANDS,
     database::COMMANDS,
     scan::COMMANDS,
+    sort::COMMANDS,
     list::COMMANDS,
     hash::COMMANDS,
     set::COMMANDS,
