@@ -128,9 +128,9 @@ impl<'a> Options<'a> {
         }
         match text {
             None => Ok(Weight::Number(0.0)),
-            Some(text) => parse_f64(&text).map(Weight::Number).ok_or(CommandError::Text(
-                "ERR One or more scores can't be converted into double",
-            )),
+            Some(text) => parse_f64(&text)
+                .map(Weight::Number)
+                .ok_or(CommandError::Text("ERR One or more scores can't be converted into double")),
         }
     }
 }
