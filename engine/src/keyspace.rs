@@ -590,8 +590,11 @@ impl Keys<'_> {
             NewExpiry::Never => None,
             NewExpiry::At(at) => Some(at),
         };
-        if old == expire_at && entry.try_overwrite(bytes) {
+        if entry.try_overwrite(bytes) {
             entry.touch((now_ms / 1000) as u32);
+            if old != expire_at {
+                self.space.set_entry_expiry(self.db, slot, hash, key, expire_at);
+            }
             self.space.bump(self.db, hash);
             return;
         }

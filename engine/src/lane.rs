@@ -7,7 +7,8 @@
 use crate::checkpoint::lanes::LaneRecorder;
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::slot::{SLOT_COUNT, Slot};
-use std::collections::{BTreeSet, VecDeque};
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 /// A reply kept for the case that its record is sent again. The common ones take no memory of
 /// their own.
@@ -60,6 +61,10 @@ impl Kept {
     }
 }
 
+/// Replies of consecutive records. Most lanes have one record under way or none, and need no memory
+/// beside their own.
+pub(crate) type Replies = SmallVec<[Kept; 1]>;
+
 /// A command that blocked and whose end the worker has not confirmed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockedCommand {
@@ -75,7 +80,7 @@ pub(crate) struct Lane {
     /// The seq to be executed next.
     pub(crate) next: u64,
     /// Replies of `next - replies.len() .. next`.
-    pub(crate) replies: VecDeque<Kept>,
+    pub(crate) replies: Replies,
     pub(crate) blocked: Vec<BlockedCommand>,
 }
 
@@ -120,14 +125,11 @@ impl Lanes {
         first_unacked: u64,
     ) -> Admission {
         self.preserve(slot);
-        let Some(lane) = self.lane_or_new(slot, worker, seq) else {
+        if !self.exists_or_new(slot, worker, seq) {
             return Admission::SessionExpired;
-        };
-        let mut freed = 0;
-        while lane.next - (lane.replies.len() as u64) < first_unacked {
-            let Some(reply) = lane.replies.pop_front() else { break };
-            freed += reply.memory();
         }
+        let lane = self.lane_mut(slot, worker).expect("the lane exists");
+        let freed = lane.confirm(first_unacked);
         let admission = match seq.cmp(&lane.next) {
             std::cmp::Ordering::Equal => Admission::Execute,
             std::cmp::Ordering::Greater => Admission::Gap { next: lane.next },
@@ -145,7 +147,7 @@ impl Lanes {
             lane.blocked.push(BlockedCommand { seq: lane.next, reply: None });
         }
         lane.next += 1;
-        lane.replies.push_back(reply);
+        lane.replies.push(reply);
         self.kept += memory;
     }
 
@@ -210,6 +212,7 @@ impl Lanes {
         let kept = lane.kept_memory();
         let lanes = self.slot_mut(slot);
         if let Err(at) = lanes.binary_search_by_key(&lane.worker, |lane| lane.worker) {
+            lanes.reserve_exact(1);
             lanes.insert(at, lane);
             self.count += 1;
             self.kept += kept;
@@ -228,7 +231,7 @@ impl Lanes {
     /// Approximate bytes.
     pub(crate) fn memory(&self) -> usize {
         self.slots.len() * size_of::<Vec<Lane>>()
-            + self.count * (size_of::<Lane>() + 64)
+            + self.count * (size_of::<Lane>() + 16)
             + self.kept
     }
 
@@ -244,17 +247,16 @@ impl Lanes {
         Some(&mut lanes[at])
     }
 
-    fn lane_or_new(&mut self, slot: Slot, worker: WorkerId, seq: u64) -> Option<&mut Lane> {
+    /// Makes a lane that begins; `false` if there is none and none may begin.
+    fn exists_or_new(&mut self, slot: Slot, worker: WorkerId, seq: u64) -> bool {
         if self.lane(slot, worker).is_none() {
             if seq != 1 || self.retired.contains(&worker) {
-                return None;
+                return false;
             }
-            self.restore(
-                slot,
-                Lane { worker, next: 1, replies: VecDeque::new(), blocked: Vec::new() },
-            );
+            let lane = Lane { worker, next: 1, replies: Replies::new(), blocked: Vec::new() };
+            self.restore(slot, lane);
         }
-        self.lane_mut(slot, worker)
+        true
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut Vec<Lane> {
@@ -266,6 +268,17 @@ impl Lanes {
 }
 
 impl Lane {
+    /// Forgets the replies below `first_unacked`; returns their bytes. While less than half of a
+    /// long row is confirmed it stays, so that moving the rest costs constant time on average.
+    fn confirm(&mut self, first_unacked: u64) -> usize {
+        let first = self.next - self.replies.len() as u64;
+        let confirmed = first_unacked.saturating_sub(first).min(self.replies.len() as u64) as usize;
+        if confirmed * 2 < self.replies.len() || confirmed == 0 {
+            return 0;
+        }
+        self.replies.drain(..confirmed).map(|reply| reply.memory()).sum()
+    }
+
     fn repeated(&self, seq: u64) -> Admission {
         if let Some(blocked) = self.blocked.iter().find(|blocked| blocked.seq == seq) {
             return blocked.reply.clone().map_or(Admission::StillBlocked, Admission::Kept);

@@ -6,13 +6,12 @@
 use super::load::LoadError;
 use crate::blocking::{BlockKind, BlockRequest, Waiter, WaiterName};
 use crate::engine::Engine;
-use crate::lane::{BlockedCommand, Kept, Lane, Payload};
+use crate::lane::{BlockedCommand, Kept, Lane, Payload, Replies};
 use crate::rdb::decode::{Decoder, Slice};
 use crate::rdb::encode::{self, length, plain_string};
 use crate::rdb::{self, opcode};
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::slot::Slot;
-use std::collections::VecDeque;
 
 /// Version of the sections' layout.
 const SECTIONS_VERSION: u64 = 1;
@@ -232,7 +231,7 @@ impl<'a> Section<'a> {
 
     fn lane(&mut self) -> Result<Lane, LoadError> {
         let (worker, next) = (WorkerId(self.number()?), self.number()?);
-        let replies: VecDeque<Kept> = (0..self.0.count(1)?)
+        let replies: Replies = (0..self.0.count(1)?)
             .map(|_| self.kept()?.ok_or(LoadError::Section))
             .collect::<Result<_, LoadError>>()?;
         let blocked = (0..self.0.count(2)?)
