@@ -1,6 +1,6 @@
 //! What the commands of lists, hashes, sets and sorted sets share.
 
-use super::Ctx;
+use super::{Ctx, is_option};
 use crate::error::CommandError;
 use crate::num::parse_i64;
 use crate::random::Rng;
@@ -56,6 +56,20 @@ pub(super) fn signed_arg(text: &[u8]) -> Result<i64, CommandError> {
 /// The number of keys in front of them: at least 1. What follows is checked by the caller.
 pub(super) fn numkeys_arg(text: &[u8]) -> Result<usize, CommandError> {
     at_least(1, text, "ERR numkeys should be greater than 0")
+}
+
+/// The `[COUNT count]` at the end of LMPOP, ZMPOP and their blocking forms.
+pub(super) fn pop_count(options: &[&[u8]]) -> Result<usize, CommandError> {
+    let mut given = None;
+    for option in options.chunks(2) {
+        match option {
+            [name, value] if given.is_none() && is_option(name, "COUNT") => {
+                given = Some(at_least(1, value, "ERR count should be greater than 0")?);
+            }
+            _ => return Err(CommandError::Syntax),
+        }
+    }
+    Ok(given.unwrap_or(1))
 }
 
 /// `numkeys key [key ...]` at the front of `args`: the keys and what follows them, which must not

@@ -1,6 +1,8 @@
 //! The list commands.
 
-use super::collection::{at_least, clamp, count_arg, counted_keys, index_of, signed_arg};
+use super::collection::{
+    at_least, clamp, count_arg, counted_keys, index_of, pop_count, signed_arg,
+};
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::blocking::BlockKind;
 use crate::error::CommandError;
@@ -405,13 +407,7 @@ impl<'a, 'b> MultiPop<'a, 'b> {
     fn parse(args: &'a [&'b [u8]]) -> Result<Self, CommandError> {
         let (keys, rest) = counted_keys(args)?;
         let end = end_arg(rest[0])?;
-        let count = match rest[1..] {
-            [] => 1,
-            [option, count] if is_option(option, "COUNT") => {
-                at_least(1, count, "ERR count should be greater than 0")?
-            }
-            _ => return Err(CommandError::Syntax),
-        };
+        let count = pop_count(&rest[1..])?;
         Ok(Self { keys, end, count })
     }
 

@@ -122,7 +122,7 @@ impl Ctx<'_> {
     pub(crate) fn deadline_arg(&self, text: &[u8]) -> Result<Option<u64>, CommandError> {
         const NOT_A_FLOAT: CommandError =
             CommandError::Text("ERR timeout is not a float or out of range");
-        let seconds = num::parse_f64(text).ok_or(NOT_A_FLOAT)?;
+        let seconds = num::LongDouble::parse(text).ok_or(NOT_A_FLOAT)?.to_f64();
         let millis = (seconds * 1000.0).ceil();
         if millis > i64::MAX as f64 {
             return Err(CommandError::Text("ERR timeout is out of range"));

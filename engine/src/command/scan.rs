@@ -54,10 +54,11 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
-/// The cursor argument of a scan, as C's `strtoul` reads it: a sign is allowed, no text is 0.
+/// The cursor argument of a scan, as C's `strtoul` reads it: a sign is allowed, a NUL ends it, no
+/// text is 0.
 pub(crate) fn cursor_arg(text: &[u8]) -> Result<u64, CommandError> {
     const INVALID: CommandError = CommandError::Text("ERR invalid cursor");
-    let (negative, digits) = match text {
+    let (negative, digits) = match &text[..memchr::memchr(0, text).unwrap_or(text.len())] {
         [] => return Ok(0),
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] => (false, digits),

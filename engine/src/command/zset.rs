@@ -1,6 +1,6 @@
 //! The commands of one sorted set. Those of several are in `zset_combine`, ranges in `zset_range`.
 
-use super::collection::{Picks, at_least, count_arg, counted_keys, picks_args, scan_buckets};
+use super::collection::{Picks, count_arg, counted_keys, picks_args, pop_count, scan_buckets};
 use super::scan::{ScanOptions, cursor_arg};
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::blocking::BlockKind;
@@ -404,13 +404,7 @@ impl<'a, 'b> MultiPop<'a, 'b> {
             which if is_option(which, "MAX") => Which::Max,
             _ => return Err(CommandError::Syntax),
         };
-        let count = match rest[1..] {
-            [] => 1,
-            [option, count] if is_option(option, "COUNT") => {
-                at_least(1, count, "ERR count should be greater than 0")?
-            }
-            _ => return Err(CommandError::Syntax),
-        };
+        let count = pop_count(&rest[1..])?;
         Ok(Self { keys, which, count })
     }
 

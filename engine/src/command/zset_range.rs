@@ -4,7 +4,7 @@ use super::collection::clamp;
 use super::zset::reply_scored;
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
-use crate::num::int_arg;
+use crate::num::{int_arg, parse_f64};
 use crate::value::Value;
 use crate::value::zset::{LexBound, ScoreRange, ZSet};
 use std::ops::{Bound, Range};
@@ -78,7 +78,12 @@ fn score_bound(text: &[u8]) -> Option<Bound<f64>> {
         _ => (text, false),
     };
     let number = std::str::from_utf8(number.trim_ascii_start()).ok()?;
-    let score = if number.is_empty() { 0.0 } else { number.parse().ok()? };
+    // Unlike other doubles, these may overflow to infinity.
+    let score = match number {
+        "" => 0.0,
+        hex if hex.contains(['x', 'X']) => parse_f64(hex.as_bytes())?,
+        decimal => decimal.parse().ok()?,
+    };
     match score {
         score if f64::is_nan(score) => None,
         score if excluded => Some(Bound::Excluded(score)),

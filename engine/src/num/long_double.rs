@@ -82,6 +82,21 @@ impl LongDouble {
         Some(Self::round(negative, difference, exponent, false))
     }
 
+    /// The nearest `f64`, or one beside it; never zero for what is not zero.
+    pub(crate) fn to_f64(self) -> f64 {
+        let magnitude = if self.infinite {
+            f64::INFINITY
+        } else if self.mantissa == 0 {
+            0.0
+        } else {
+            // In two steps, since 2^exponent alone may be out of range.
+            let half = self.exponent / 2;
+            let scaled = self.mantissa as f64 * 2f64.powi(half) * 2f64.powi(self.exponent - half);
+            scaled.max(f64::from_bits(1))
+        };
+        if self.negative { -magnitude } else { magnitude }
+    }
+
     /// Redis's `ld2string` in human mode: `%.17Lf` without trailing zeros.
     pub(crate) fn to_text(self) -> String {
         if self.infinite {

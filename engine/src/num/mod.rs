@@ -42,6 +42,12 @@ pub(crate) fn int_arg(text: &[u8]) -> Result<i64, CommandError> {
 /// underflow to zero.
 pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
+    if text.contains(['x', 'X']) {
+        // Hexadecimal; more than 53 bits may be rounded twice.
+        return LongDouble::parse(text.as_bytes())
+            .map(LongDouble::to_f64)
+            .filter(|v| v.is_finite());
+    }
     let value: f64 = text.parse().ok()?;
     let unsigned = text.trim_start_matches(['+', '-']);
     let spelled_out = unsigned.starts_with(['i', 'I']);

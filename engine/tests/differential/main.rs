@@ -212,7 +212,8 @@ fn playable(args: &Args, queued: bool, settings: &Settings) -> bool {
             | "SRANDMEMBER"
             | "HRANDFIELD"
     );
-    !(queued && random) && !settings.skip.contains(&name)
+    let new_in_7_2 = matches!(name.as_str(), "ZRANK" | "ZREVRANK") && args.len() == 4;
+    !(queued && random) && !new_in_7_2 && !settings.skip.contains(&name)
 }
 
 fn count(steps: &[Step], per_command: &mut BTreeMap<String, u64>) {

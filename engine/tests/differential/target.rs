@@ -128,7 +128,8 @@ impl Connection {
 
     pub(crate) fn run(&mut self, args: &Args) -> Value {
         self.send(args);
-        self.receive(Duration::from_secs(10)).expect("a reply within ten seconds")
+        self.receive(Duration::from_secs(20))
+            .unwrap_or_else(|| panic!("no reply in 20 s to {}", super::play::show(args)))
     }
 
     pub(crate) fn run_words(&mut self, words: &str) -> Value {
