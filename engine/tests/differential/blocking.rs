@@ -16,18 +16,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WAITS: &str = "
 BLPOP <{l}> 0
 BRPOP <{l}> 0
-BLMOVE {l} {l} (LEFT | RIGHT) (LEFT | RIGHT) 0
-BRPOPLPUSH {l} {l} 0
+BLMOVE {l} {e} (LEFT | RIGHT) (LEFT | RIGHT) 0
+BLMOVE {e} {e} (LEFT | RIGHT) (LEFT | RIGHT) 0
+BRPOPLPUSH {e} {e} 0
+BLPOP {e} 0
 BLMPOP 0 #<{l}> (LEFT | RIGHT) [COUNT 2]
 BZPOPMIN <{z}> 0
 BZPOPMAX <{z}> 0
 BZMPOP 0 #<{z}> (MIN | MAX) [COUNT 2]
 ";
 
+// A key never gets another type, and what wakes writes no second key that somebody waits for among
+// several (the `e` keys, lists here, are waited for alone): 7.2 runs a woken command again from its
+// first key, where 7.0 only looks at the key that woke it. SWAPDB wakes in the order of a table.
 const WRITES: &str = "
 LPUSH {l} <{f}>
 RPUSH {l} <{f}>
 RPUSH {l} <{f}>
+RPUSH {e} <{f}>
 LPOP {l}
 RPOPLPUSH {l} {l}
 LINSERT {l} BEFORE f1 x
@@ -39,13 +45,9 @@ ZRANGESTORE {z} {z} 0 -1
 DEL <{k}>
 RENAME {l} {l}
 RENAME {z} {z}
-RENAME {l} {z}
 COPY {l} {l} REPLACE
 COPY {z} {z} REPLACE
 SORT {l} ALPHA STORE {l}
-SET {l} x
-SADD {l} a
-SWAPDB 0 1
 MOVE {l} 1
 ";
 
@@ -100,21 +102,25 @@ impl Scenario {
 
     fn run(mut self) -> u64 {
         let waits = super::grammar::family(WAITS);
-        let writes = super::grammar::family(WRITES);
+        let known = |line: &&str| !line.starts_with("SORT") || self.ours.knows("SORT");
+        let writes: Vec<_> = WRITES.lines().filter(known).collect();
+        let writes = super::grammar::family(&writes.join("\n"));
         for _ in 0..60 {
             let client = self.rng.below(CLIENTS);
             if self.waiting[client] {
                 continue;
             }
-            let mut generator = Generator { rng: &mut self.rng, key_prefix: "" };
+            let mut generator = Generator { rng: &mut self.rng, key_prefix: "", faithful: true };
             let family = if client > 0 && generator.rng.one_in(2) { &waits } else { &writes };
             if client == 0 && generator.rng.one_in(4) {
-                let queued: Vec<_> = (0..3).map(|_| generator.command(&writes)).collect();
+                let mut queued: Vec<_> = (0..9).map(|_| generator.intact(&writes)).collect();
+                let same_key = queued[0].clone();
+                queued.retain(|args| args.len() > 2 && args[1] == same_key[1] && is_plain(args));
                 self.step(0, &vec![b"MULTI".to_vec()]);
                 queued.iter().for_each(|args| self.step(0, args));
                 self.step(0, &vec![b"EXEC".to_vec()]);
             } else {
-                let args = generator.command(family);
+                let args = generator.intact(family);
                 self.step(client, &args);
             }
         }
@@ -180,4 +186,10 @@ impl Scenario {
         self.waiting = [false; CLIENTS];
         self.compare_waiting();
     }
+}
+
+/// Writes its first key and no other.
+fn is_plain(args: &Args) -> bool {
+    let names: [&[u8]; 5] = [b"LPUSH", b"RPUSH", b"ZADD", b"LPOP", b"ZPOPMIN"];
+    names.contains(&args[0].to_ascii_uppercase().as_slice())
 }

@@ -126,13 +126,14 @@ pub(crate) struct Generator<'a> {
     pub(crate) rng: &'a mut Rng,
     /// Comes before every key: a hash tag, where all keys must share a slot.
     pub(crate) key_prefix: &'a str,
+    /// Keys are always of the type that the template says.
+    pub(crate) faithful: bool,
 }
 
 impl Generator<'_> {
+    /// A command, now and then broken in one place.
     pub(crate) fn command(&mut self, family: &Family) -> Args {
-        let template = &family.templates[self.rng.below(family.templates.len())];
-        let mut args = Args::new();
-        self.expand(template, &mut args);
+        let mut args = self.intact(family);
         // What is broken could give a sorted set of equal scores another one.
         let may_damage = !args.iter().any(|arg| {
             arg.strip_prefix(self.key_prefix.as_bytes())
@@ -141,6 +142,14 @@ impl Generator<'_> {
         if may_damage && self.rng.one_in(25) {
             self.damage(&mut args);
         }
+        args
+    }
+
+    /// A command as its template says.
+    pub(crate) fn intact(&mut self, family: &Family) -> Args {
+        let template = &family.templates[self.rng.below(family.templates.len())];
+        let mut args = Args::new();
+        self.expand(template, &mut args);
         args
     }
 
@@ -228,7 +237,7 @@ impl Generator<'_> {
     }
 
     pub(crate) fn key(&mut self, kind: char) -> Vec<u8> {
-        let kind = if kind == 'k' || self.rng.one_in(12) {
+        let kind = if kind == 'k' || (!self.faithful && self.rng.one_in(12)) {
             let kinds = if kind == 'y' { 5 } else { 6 };
             ['s', 'h', 'l', 'e', 'q', 'z'][self.rng.below(kinds)]
         } else {

@@ -133,7 +133,8 @@ fn random_commands_have_equal_replies() {
 fn sequence(seed: u64, settings: &Settings, families: &[Family]) -> Vec<Step> {
     let mut rng = Rng::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let main = rng.below(families.len());
-    let mut generator = Generator { rng: &mut rng, key_prefix: &settings.key_prefix };
+    let mut generator =
+        Generator { rng: &mut rng, key_prefix: &settings.key_prefix, faithful: false };
     let mut steps = Vec::new();
     let mut queued = [None::<usize>; target::CLIENTS];
     while steps.len() < settings.length {
