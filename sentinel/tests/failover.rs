@@ -1,6 +1,8 @@
 //! Failover of real processes: this test's binary runs itself again as sentinels and nodes, which
 //! are then killed, stopped, and started again.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

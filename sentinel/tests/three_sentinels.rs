@@ -1,5 +1,7 @@
 //! Three sentinels in one process, over real sockets, and clients that follow the leader.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::thread::JoinHandle;

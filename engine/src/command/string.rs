@@ -313,7 +313,7 @@ fn setrange(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         ctx.reply.count(old_len);
         return Ok(());
     }
-    let end = offset.checked_add(patch.len()).unwrap_or(usize::MAX);
+    let end = offset.saturating_add(patch.len());
     check_len(end)?;
     let bytes = ctx.keys.string_mut(key)?;
     if bytes.len() < end {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // Not every test uses everything.
 #![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+#![allow(unreachable_pub)] // A module of each test binary.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use holdfast_node::{Bound, Config, Hex, Node, Source};
