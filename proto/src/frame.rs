@@ -549,6 +549,33 @@ pub enum RequestRef<'a> {
     },
 }
 
+/// An answer that borrows its bytes: for the proxy, which reads many from one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerRef<'a> {
+    pub tag: u64,
+    pub status: AnswerStatus,
+    pub payload: &'a [u8],
+}
+
+impl<'a> AnswerRef<'a> {
+    /// The answer at the front of `bytes`, and how long its frame is; `None` if what is there is
+    /// not whole or another kind of frame ([`Response::decode`] is for those).
+    pub fn decode(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, FrameError> {
+        let Some(prefix) = bytes.first_chunk::<ANSWER_PREFIX_LEN>() else { return Ok(None) };
+        let [len @ .., _, _, _, _, _, _, _, _, _, _] = *prefix;
+        let len = u32::from_le_bytes(len) as usize;
+        if prefix[4] != KIND_ANSWER || len > FRAME_LEN_MAX || bytes.len() < 4 + len {
+            return Ok(None);
+        }
+        let payload = bytes.get(ANSWER_PREFIX_LEN..4 + len).ok_or(FrameError::Short)?;
+        let mut fields = &prefix[5..];
+        let tag = fields.get_u64_le();
+        let status = fields.get_u8();
+        let status = AnswerStatus::from_u8(status).ok_or(FrameError::UnknownStatus(status))?;
+        Ok(Some((Self { tag, status, payload }, 4 + len)))
+    }
+}
+
 /// [`ReadRequest`] without shard and body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadHeader {
@@ -803,6 +830,26 @@ mod tests {
         assert_eq!(shard, ShardId(7));
         let mut record = record;
         assert_eq!(split_record(&mut record).unwrap(), (h, Bytes::from_static(b"abc")));
+    }
+
+    #[test]
+    fn borrowed_answers_equal_owned_ones() {
+        let mut wire = BytesMut::new();
+        begin_answer(9, AnswerStatus::Gap, 3, &mut wire);
+        wire.put_slice(b"abc");
+        for end in 0..wire.len() {
+            assert_eq!(AnswerRef::decode(&wire[..end]), Ok(None));
+        }
+        let answer = AnswerRef { tag: 9, status: AnswerStatus::Gap, payload: b"abc" };
+        assert_eq!(AnswerRef::decode(&wire), Ok(Some((answer, wire.len()))));
+        let mut pong = BytesMut::new();
+        Response::Pong { nonce: u64::MAX }.encode(&mut pong);
+        pong.put_slice(&wire);
+        assert_eq!(AnswerRef::decode(&pong), Ok(None));
+        // A frame that is too short for its kind.
+        let mut wire = BytesMut::from(&[2, 0, 0, 0, KIND_ANSWER][..]);
+        wire.put_bytes(0, 20);
+        assert_eq!(AnswerRef::decode(&wire), Err(FrameError::Short));
     }
 
     #[test]

@@ -173,16 +173,16 @@ impl Client {
     }
 
     /// Fills a reserved place and moves everything that is ready to the output.
-    pub(crate) fn answer(&mut self, number: u32, reply: Bytes) {
+    pub(crate) fn answer(&mut self, number: u32, reply: &[u8]) {
         let offset = number.wrapping_sub(self.first_reply) as usize;
         let Some(item) = self.replies.get_mut(offset) else { return };
         let muted = matches!(item, Item::Muted);
         if offset > 0 {
-            *item = Item::Ready(if muted { Bytes::new() } else { reply });
+            *item = Item::Ready(if muted { Bytes::new() } else { Bytes::copy_from_slice(reply) });
             return;
         }
         if !muted {
-            self.output.extend_from_slice(&reply);
+            self.output.extend_from_slice(reply);
         }
         self.pop_reply();
         while let Some(Item::Ready(reply)) = self.replies.front() {

@@ -18,12 +18,12 @@
 use super::link::LinkState;
 use super::request::{Handle, Kind, NONE, Owner, Progress, Request};
 use super::respond;
-use super::router::{Outage, Primary};
+use super::router::Primary;
 use super::{Action, Session, WorkerCore};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_proto::frame::{
-    AnswerStatus, FrameError, ReadOp, ReadRequest, RecordHeader, RecordOp, Response, UnblockReason,
-    begin_write,
+    AnswerRef, AnswerStatus, FrameError, ReadOp, ReadRequest, RecordHeader, RecordOp, Response,
+    UnblockReason, begin_write,
 };
 use holdfast_proto::ids::{NodeId, ShardId, Term};
 use holdfast_proto::slot::Slot;
@@ -36,8 +36,8 @@ const BUSY_PAUSE_US: u64 = 2_000;
 const GAP_PAUSE_US: u64 = 1_000;
 /// Pause after "slot frozen"; a freeze is to last under 50 ms.
 const FROZEN_PAUSE_US: u64 = 3_000;
-/// Pause after the primary said that it is not serving yet.
-const NOT_READY_PAUSE_US: u64 = 10_000;
+/// Pause after the primary said that it is not serving yet; it announces itself when it does.
+const NOT_READY_PAUSE_US: u64 = 50_000;
 /// While no primary is known, one request is tried on the next replica this often.
 const PROBE_INTERVAL_US: u64 = 300_000;
 /// A new session replaces the old one after at most this long, so that other shards can answer
@@ -207,8 +207,7 @@ impl WorkerCore {
         shard.probed_us = self.now_us;
         shard.paused_until_us = None;
         if !shard.outage.open {
-            shard.outage =
-                Outage { open: true, held: shard.unanswered as u64, ..Outage::default() };
+            shard.begin_outage();
         }
         let mut index = shard.list.head;
         while index != NONE {
@@ -221,29 +220,30 @@ impl WorkerCore {
     pub(crate) fn learn_primary(&mut self, id: ShardId, term: Term, node: NodeId) {
         let Some(shard_index) = self.router.index_of(id) else { return };
         let known = self.router.shards[shard_index as usize].primary;
-        if term < known.term || (term == known.term && known.node == Some(node)) {
+        if term == known.term && known.node == Some(node) {
+            // It serves now: what it had refused so far need not wait any longer.
+            self.router.shards[shard_index as usize].paused_until_us = None;
+            return self.flush(shard_index);
+        }
+        if term < known.term {
             return;
         }
         if term == known.term && known.node.is_some() {
             return;
         }
-        let shard = &mut self.router.shards[shard_index as usize];
-        shard.primary = Primary { term, node: Some(node) };
         if known.node.is_some() || known.term > Term(0) {
             self.hold(shard_index);
         }
+        self.router.shards[shard_index as usize].primary = Primary { term, node: Some(node) };
         self.flush(shard_index);
     }
 
     /// One frame from a node.
     pub(crate) fn handle_frame(&mut self, link_index: usize, frame: Response) {
-        self.links[link_index].last_heard_us = self.now_us;
-        if self.links[link_index].stuck {
-            self.link_recovered(link_index);
-        }
+        self.note_heard(link_index);
         match frame {
             Response::Answer { tag, status, payload } => {
-                self.handle_answer(link_index, tag, status, payload);
+                self.handle_answer(link_index, &AnswerRef { tag, status, payload: &payload });
             }
             Response::PrimaryIs { shard, term, node } => self.learn_primary(shard, term, node),
             Response::HelloOk { node } => self.handle_hello_ok(link_index, node),
@@ -295,7 +295,17 @@ impl WorkerCore {
         }
     }
 
-    fn handle_answer(&mut self, link: usize, tag: u64, status: AnswerStatus, payload: Bytes) {
+    fn note_heard(&mut self, link_index: usize) {
+        self.links[link_index].last_heard_us = self.now_us;
+        if self.links[link_index].stuck {
+            self.link_recovered(link_index);
+        }
+    }
+
+    /// The answer to a request.
+    pub(crate) fn handle_answer(&mut self, link: usize, answer: &AnswerRef<'_>) {
+        self.note_heard(link);
+        let AnswerRef { tag, status, payload } = *answer;
         // Answers to an earlier sending are ignored: the present sending is answered too.
         let Some(index) = self.requests.of_tag(tag) else { return };
         match status {
@@ -308,14 +318,16 @@ impl WorkerCore {
                 let request = self.requests.get_mut(index);
                 request.progress = Progress::Blocked;
                 request.was_blocked = true;
+                // It may wait for hours: the buffer that it came in with others must not.
+                request.body = Bytes::copy_from_slice(&request.body);
                 self.leave_lane(index);
             }
-            AnswerStatus::NotPrimary => self.handle_not_primary(index, link, &payload),
-            AnswerStatus::Gap => self.handle_gap(index, &payload),
+            AnswerStatus::NotPrimary => self.handle_not_primary(index, link, payload),
+            AnswerStatus::Gap => self.handle_gap(index, payload),
             AnswerStatus::SessionExpired => self.handle_session_expired(index),
             AnswerStatus::Busy => self.wait_and_pause(index, BUSY_PAUSE_US),
             AnswerStatus::Frozen => self.wait_and_pause(index, FROZEN_PAUSE_US),
-            AnswerStatus::Moved => self.handle_moved(index, &payload),
+            AnswerStatus::Moved => self.handle_moved(index, payload),
         }
     }
 
@@ -331,6 +343,10 @@ impl WorkerCore {
         let shard = &mut self.router.shards[shard_index as usize];
         if shard.outage.open {
             shard.outage.open = false;
+            if shard.primary.term == shard.outage_term {
+                // The old primary after all: no failover to report.
+                return;
+            }
             self.actions.push(Action::OutageOver {
                 shard: shard.id,
                 term: shard.primary.term,
@@ -339,7 +355,7 @@ impl WorkerCore {
         }
     }
 
-    fn handle_not_primary(&mut self, index: u32, link: usize, payload: &Bytes) {
+    fn handle_not_primary(&mut self, index: u32, link: usize, payload: &[u8]) {
         let (mut term, mut node) = (Term(0), NodeId(0));
         if let Ok([a, b]) = words::<2>(payload) {
             (term, node) = (Term(a), NodeId(b));
@@ -370,7 +386,7 @@ impl WorkerCore {
         }
     }
 
-    fn handle_gap(&mut self, index: u32, payload: &Bytes) {
+    fn handle_gap(&mut self, index: u32, payload: &[u8]) {
         let next = words::<1>(payload).map_or(0, |[next]| next);
         let request = self.requests.get_mut(index);
         request.progress = Progress::Waiting;
@@ -399,7 +415,7 @@ impl WorkerCore {
     }
 
     /// The slot lives elsewhere now: the request goes there with the same lane and seq.
-    fn handle_moved(&mut self, index: u32, payload: &Bytes) {
+    fn handle_moved(&mut self, index: u32, payload: &[u8]) {
         let target = (payload.len() >= 4).then(|| ShardId((&payload[..4]).get_u32_le()));
         let Some(target) = target.and_then(|id| self.router.index_of(id)) else {
             // A shard that this worker has not heard of yet: the metadata will tell.
@@ -428,9 +444,9 @@ impl WorkerCore {
     }
 
     /// Final answer: the owner gets it and the request is forgotten.
-    fn complete(&mut self, index: u32, status: AnswerStatus, payload: Bytes) {
+    fn complete(&mut self, index: u32, status: AnswerStatus, payload: &[u8]) {
         let request = self.take_out(index);
-        self.stats.count_answer(request.command, self.now_us - request.received_us, &payload);
+        self.stats.count_answer(request.command, self.now_us - request.received_us, payload);
         if request.was_blocked {
             self.release_kept_reply(&request);
         }
@@ -540,7 +556,7 @@ impl WorkerCore {
             if request.was_blocked {
                 self.release_kept_reply(&request);
             }
-            self.deliver(&request, AnswerStatus::Reply, respond::error_bytes(text));
+            self.deliver(&request, AnswerStatus::Reply, &respond::error_bytes(text));
             return;
         }
         let old_size = request.body.len();
@@ -569,7 +585,7 @@ impl WorkerCore {
         };
         let shard = &mut self.router.shards[answered.shard as usize];
         shard.unanswered_bytes = shard.unanswered_bytes + FILLER.len() - old_size;
-        self.deliver(&answered, AnswerStatus::Reply, respond::error_bytes(text));
+        self.deliver(&answered, AnswerStatus::Reply, &respond::error_bytes(text));
     }
 
     /// Deadlines, pauses, pings, probes.
@@ -597,8 +613,7 @@ impl WorkerCore {
             if shard.primary.node == Some(node) {
                 shard.down_since_us.get_or_insert(self.now_us);
                 if !shard.outage.open {
-                    let held = shard.unanswered as u64;
-                    shard.outage = Outage { open: true, held, ..Outage::default() };
+                    shard.begin_outage();
                 }
             }
         }
@@ -747,7 +762,7 @@ impl WorkerCore {
         let request = self.take_out(index);
         self.stats.requests_failed += 1;
         let error = respond::error_bytes(respond::OUTCOME_UNKNOWN);
-        self.deliver(&request, AnswerStatus::Reply, error);
+        self.deliver(&request, AnswerStatus::Reply, &error);
     }
 }
 

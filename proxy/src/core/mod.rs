@@ -26,9 +26,9 @@ pub use respond::TOO_MANY_CLIENTS;
 pub use router::Outage as OutageReport;
 pub use stats::Stats;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use client::{Client, Clients, Stall};
-use holdfast_proto::frame::{FrameError, Response};
+use holdfast_proto::frame::{AnswerRef, FrameError, Response};
 use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
 use holdfast_proto::v1;
 use link::{Link, LinkState};
@@ -390,8 +390,19 @@ impl WorkerCore {
         now: Now,
     ) -> Result<(), FrameError> {
         self.set_now(now);
-        while let Some(frame) = Response::decode(buffer)? {
-            self.handle_frame(link, frame);
+        loop {
+            // Answers are borrowed from the buffer: counting references would cost more than
+            // copying most of them.
+            let mut at = 0;
+            while let Some((answer, len)) = AnswerRef::decode(&buffer[at..])? {
+                self.handle_answer(link, &answer);
+                at += len;
+            }
+            buffer.advance(at);
+            match Response::decode(buffer)? {
+                Some(frame) => self.handle_frame(link, frame),
+                None => break,
+            }
         }
         self.settle();
         Ok(())

@@ -96,7 +96,7 @@ impl WorkerCore {
         self.set_now(now);
         let Some(ask) = self.peer_asks.try_remove(ask) else { return };
         if self.clients.of_generation(ask.client, ask.generation).is_some() {
-            self.answer_client(ask.client, ask.reply, merged(&ask, answers));
+            self.answer_client(ask.client, ask.reply, &merged(&ask, answers));
         }
         self.settle();
     }

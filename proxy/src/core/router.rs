@@ -40,6 +40,15 @@ pub(crate) struct Shard {
     /// Clients that may not go on before there is room for another request.
     pub(crate) stalled_clients: Vec<(u32, u32)>,
     pub(crate) outage: Outage,
+    /// Term of the primary that the outage began with.
+    pub(crate) outage_term: Term,
+}
+
+impl Shard {
+    pub(crate) fn begin_outage(&mut self) {
+        self.outage = Outage { open: true, held: self.unanswered as u64, ..Outage::default() };
+        self.outage_term = self.primary.term;
+    }
 }
 
 /// Numbers of the present or last outage of a shard, for the failover report.
@@ -138,6 +147,7 @@ impl Router {
             probe_turn: 0,
             stalled_clients: Vec::new(),
             outage: Outage::default(),
+            outage_term: Term(0),
         });
         (self.shards.len() - 1) as u32
     }

@@ -221,7 +221,7 @@ impl WorkerCore {
         }
         let reply = scatter.reply;
         let merged = self.merge(scatter);
-        self.answer_client(client, reply, merged);
+        self.answer_client(client, reply, &merged);
     }
 
     fn merge(&mut self, scatter: Scatter) -> Bytes {

@@ -10,7 +10,7 @@ use super::request::{Handle, Kind, Owner, Request};
 use super::{WorkerCore, respond, stats};
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::command::{self, CommandSpec, Support, UnknownCommand, flag};
-use holdfast_proto::frame::{AnswerStatus, ReadOp, flags};
+use holdfast_proto::frame::{AnswerStatus, ReadOp, RecordOp, flags};
 use holdfast_proto::resp::{Decoded, Limits, RawRequest, decode_request, encode};
 use holdfast_proto::slot::Slot;
 use smallvec::SmallVec;
@@ -378,30 +378,33 @@ impl WorkerCore {
     }
 
     /// A request's final answer reaches whoever waits for it.
-    pub(crate) fn deliver(&mut self, request: &Request, status: AnswerStatus, payload: Bytes) {
+    pub(crate) fn deliver(&mut self, request: &Request, status: AnswerStatus, payload: &[u8]) {
         match request.owner {
             Owner::Nobody => {}
-            Owner::Scatter { index, part } => self.deliver_part(index, part, payload),
+            Owner::Scatter { index, part } => {
+                self.deliver_part(index, part, Bytes::copy_from_slice(payload))
+            }
             Owner::Client { client: index, generation, reply } => {
                 if self.clients.of_generation(index, generation).is_none() {
                     return;
                 }
-                let payload = match (request.kind, status) {
+                match (request.kind, status) {
                     (Kind::Read(ReadOp::WatchVersions), AnswerStatus::WatchVersions) => {
-                        self.take_watches(index, request.shard, request.slot, &payload)
+                        self.take_watches(index, request.shard, request.slot, payload);
+                        self.answer_client(index, reply, encode::OK);
                     }
-                    (Kind::Write(holdfast_proto::frame::RecordOp::Exec), _) => {
-                        self.finish_exec(index, reply, payload)
+                    (Kind::Write(RecordOp::Exec), _) => {
+                        let whole = self.finish_exec(index, reply, payload);
+                        self.answer_client(index, reply, whole.as_deref().unwrap_or(payload));
                     }
-                    _ => payload,
-                };
-                self.answer_client(index, reply, payload);
+                    _ => self.answer_client(index, reply, payload),
+                }
             }
         }
     }
 
     /// Puts a reply into its place and lets the client go on if it waited for it.
-    pub(crate) fn answer_client(&mut self, index: u32, reply: u32, payload: Bytes) {
+    pub(crate) fn answer_client(&mut self, index: u32, reply: u32, payload: &[u8]) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.answer(reply, payload);
         client.closing |= client.quitting && client.outstanding() == 0;

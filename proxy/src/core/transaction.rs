@@ -102,6 +102,7 @@ impl WorkerCore {
             }
             _ => return self.reject(index, resolved.index, respond::NOT_IN_MULTI),
         };
+        let queued = queued.detached();
         let Some(client) = self.clients.get_mut(index) else { return };
         let Some(transaction) = &mut client.transaction else { return };
         transaction.bytes += queued.len_bytes();
@@ -226,14 +227,17 @@ impl WorkerCore {
     }
 
     /// Completes the shard's answer to an EXEC with the replies made here.
-    pub(crate) fn finish_exec(&mut self, index: u32, reply: u32, payload: Bytes) -> Bytes {
+    /// `None`: there are none.
+    pub(crate) fn finish_exec(
+        &mut self,
+        index: u32,
+        reply: u32,
+        payload: &[u8],
+    ) -> Option<BytesMut> {
         let databases = self.databases();
-        let Some(client) = self.clients.get_mut(index) else { return payload };
-        if client.exec_rest.as_ref().is_none_or(|rest| rest.reply != reply) {
-            return payload;
-        }
-        let Some(rest) = client.exec_rest.take() else { return payload };
-        let Some(mut elements) = elements_of(&payload) else { return payload };
+        let client = self.clients.get_mut(index)?;
+        let rest = client.exec_rest.take_if(|rest| rest.reply == reply)?;
+        let mut elements = elements_of(payload)?;
         if let Some(db) = rest.db.filter(|db| u32::from(*db) < databases) {
             client.db = db;
         }
@@ -243,12 +247,14 @@ impl WorkerCore {
             match part {
                 Some((run, request)) => self.run_into(index, run, &request, &mut out),
                 None => {
-                    let len = ReplyScanner::default().scan(&elements).ok().flatten().unwrap_or(0);
-                    out.extend_from_slice(&elements.split_to(len));
+                    let len = ReplyScanner::default().scan(elements).ok().flatten().unwrap_or(0);
+                    let (element, others) = elements.split_at(len);
+                    out.extend_from_slice(element);
+                    elements = others;
                 }
             }
         }
-        out.freeze()
+        Some(out)
     }
 
     pub(crate) fn handle_watch(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
@@ -282,14 +288,8 @@ impl WorkerCore {
         }
     }
 
-    /// The versions that WATCH asked for; the client is told OK.
-    pub(crate) fn take_watches(
-        &mut self,
-        index: u32,
-        shard: u32,
-        slot: Slot,
-        mut payload: &[u8],
-    ) -> Bytes {
+    /// The versions that WATCH asked for.
+    pub(crate) fn take_watches(&mut self, index: u32, shard: u32, slot: Slot, mut payload: &[u8]) {
         if let Some(client) = self.clients.get_mut(index) {
             let watches = client
                 .watches
@@ -303,7 +303,6 @@ impl WorkerCore {
                 }
             }
         }
-        Bytes::from_static(encode::OK)
     }
 }
 
@@ -322,6 +321,17 @@ impl Client {
 }
 
 impl Queued {
+    /// A transaction may stay open for long: small commands are copied, so that they do not hold
+    /// the buffer that they came in with others.
+    fn detached(mut self) -> Self {
+        const COPIED_BYTES_MAX: usize = 16 * 1024;
+        let (Self::Shard(request) | Self::Local(_, request)) = &mut self;
+        if request.raw.len() <= COPIED_BYTES_MAX {
+            request.raw = Bytes::copy_from_slice(&request.raw);
+        }
+        self
+    }
+
     fn len_bytes(&self) -> usize {
         match self {
             Self::Shard(request) | Self::Local(_, request) => request.raw.len(),
@@ -377,10 +387,10 @@ fn encode_exec(transaction: &Transaction, watches: Option<&Watches>) -> Bytes {
 }
 
 /// What follows the header of an array reply; `None` for a null or an error.
-fn elements_of(payload: &Bytes) -> Option<Bytes> {
+fn elements_of(payload: &[u8]) -> Option<&[u8]> {
     if payload.first() != Some(&b'*') || payload.get(1) == Some(&b'-') {
         return None;
     }
     let end = memchr::memchr(b'\n', payload)? + 1;
-    Some(payload.slice(end..))
+    Some(&payload[end..])
 }
