@@ -1,5 +1,6 @@
 //! Access to a running cluster for the operator's commands.
 
+use crate::client::Uri;
 use anyhow::{Context, bail};
 use holdfast_proto::sentinel_client::SentinelClient;
 use holdfast_proto::v1;
@@ -61,6 +62,7 @@ impl ClusterArgs {
 /// The sentinels of a cluster, with the secret that opens them.
 pub struct ClusterAccess {
     client: SentinelClient,
+    uris: Vec<String>,
 }
 
 impl ClusterAccess {
@@ -71,7 +73,8 @@ impl ClusterAccess {
     fn new(file: ClusterFile) -> anyhow::Result<Self> {
         let cluster_id = decode_hex(&file.cluster_id).context("the cluster file's cluster-id")?;
         let secret = decode_hex(&file.secret).context("the cluster file's secret")?;
-        Ok(Self { client: SentinelClient::new(cluster_id, secret, file.sentinels) })
+        let client = SentinelClient::new(cluster_id, secret, file.sentinels);
+        Ok(Self { client, uris: file.uris })
     }
 
     pub async fn status(&self) -> anyhow::Result<v1::StatusReply> {
@@ -92,14 +95,30 @@ impl ClusterAccess {
         Ok(())
     }
 
-    /// Every shard has a serving primary and a proxy is registered.
+    /// Every shard has a primary that serves now (not one remembered from before a restart), and
+    /// every proxy in `uris` accepts connections.
     pub async fn is_serving(&self) -> bool {
         let Ok(status) = self.status().await else { return false };
         let Some(topology) = status.topology else { return false };
         let wanted = topology.spec.as_ref().map_or(1, |spec| spec.shards) as usize;
-        topology.shards.len() == wanted
-            && topology.shards.iter().all(|shard| shard.primary_node != 0)
-            && !topology.proxies.is_empty()
+        let serves = |shard: u32| {
+            let mut replicas = status.nodes.iter().flat_map(|node| &node.replicas);
+            replicas.any(|replica| replica.shard == shard && replica.serving)
+        };
+        if topology.shards.len() != wanted
+            || !topology.shards.iter().all(|shard| serves(shard.id))
+            || topology.proxies.is_empty()
+        {
+            return false;
+        }
+        for uri in &self.uris {
+            let Ok(uri) = Uri::parse(uri) else { return false };
+            let address = (uri.host.as_str(), uri.port);
+            if tokio::net::TcpStream::connect(address).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 }
 

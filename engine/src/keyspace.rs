@@ -726,7 +726,7 @@ macro_rules! typed {
             /// (it also deletes a value that was created but stayed empty).
             pub(crate) fn $create(&mut self, key: &[u8]) -> Result<&mut $Type, CommandError> {
                 if self.get_mut(key).is_none() {
-                    let entry = Entry::new(key, Value::$Type(Box::new($Type::new())), None);
+                    let entry = Entry::new(key, Value::$Type(Box::default()), None);
                     self.insert_new(entry);
                 }
                 Ok(self.$write(key)?.expect("the key was just inserted"))

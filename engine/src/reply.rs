@@ -26,19 +26,9 @@ impl<'a> Reply<'a> {
         self.resp3
     }
 
-    /// What the command has replied so far.
-    pub(crate) fn written(&self) -> &[u8] {
-        &self.out[self.start..]
-    }
-
     /// Drops what the command has replied so far.
     pub(crate) fn reset(&mut self) {
         self.out.truncate(self.start);
-    }
-
-    /// From here on, another command's reply is written (inside EXEC).
-    pub(crate) fn next_command(&mut self) {
-        self.start = self.out.len();
     }
 
     pub(crate) fn ok(&mut self) {
@@ -135,15 +125,6 @@ impl<'a> Reply<'a> {
 
     pub(crate) fn finish_array(&mut self, start: Deferred, len: usize) {
         self.finish(start, |reply| reply.array(len));
-    }
-
-    pub(crate) fn finish_set(&mut self, start: Deferred, len: usize) {
-        self.finish(start, |reply| reply.set(len));
-    }
-
-    /// `len` counts pairs.
-    pub(crate) fn finish_map(&mut self, start: Deferred, len: usize) {
-        self.finish(start, |reply| reply.map(len));
     }
 
     fn finish(&mut self, start: Deferred, header: impl FnOnce(&mut Self)) {

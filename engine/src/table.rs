@@ -132,11 +132,6 @@ impl<E: Keyed> Table<E> {
         Some(unsafe { &(*bucket.as_ptr()).cells[at].entry })
     }
 
-    pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut E> {
-        let hash = self.hash(key);
-        self.get_mut_hashed(hash, key)
-    }
-
     /// The entry with this key. Its key must not be changed through the reference; replacing the
     /// entry by another one with the same key is fine.
     #[inline]
@@ -181,14 +176,9 @@ impl<E: Keyed> Table<E> {
         None
     }
 
-    /// Drops all entries and all buckets.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::with_seed(self.seed);
-    }
-
     /// Makes room for `additional` entries at once: for loading, when the size is known.
     pub(crate) fn reserve(&mut self, additional: usize) {
-        if self.len() == 0 && self.tables[0].array.is_null() && additional > 0 {
+        if self.is_empty() && self.tables[0].array.is_null() && additional > 0 {
             self.tables[0] = Buckets::with_bits(bits_for(additional));
         }
     }
@@ -220,12 +210,6 @@ impl<E: Keyed> Table<E> {
                 return cursor;
             }
         }
-    }
-
-    /// The position of a hash in the order that scans follow: a scan whose cursor is `c` has
-    /// visited everything whose order is below `c.reverse_bits()`.
-    pub(crate) fn scan_order(hash: u64) -> u64 {
-        hash.reverse_bits()
     }
 
     /// Calls `visit` with up to `count` entries that follow `point` in the order of (bit-reversed

@@ -1,5 +1,7 @@
 //! RDB files and DUMP payloads against a real `redis-server`, in both directions.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+
 mod common;
 
 use common::{Local, Redis, Target, assert_same, keys, populate};

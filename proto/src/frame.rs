@@ -262,8 +262,9 @@ pub enum Request {
 pub enum AnswerStatus {
     /// Payload: the reply in RESP, for the client as it is.
     Reply = 0,
-    /// This node is not the shard's primary (or cannot take the request now). The request was not
-    /// proposed by *this* sending of it. Payload: `term: u64, leader_node: u64` (0: unknown).
+    /// This node is not, or no longer, the shard's primary. A write that it had proposed before it
+    /// lost the leadership may still be committed: only the same lane and seq make sending it again
+    /// safe. Payload: `term: u64, leader_node: u64` (0: unknown).
     NotPrimary = 1,
     /// `seq` was beyond the lane's next; not executed. Payload: `next: u64`.
     Gap = 2,

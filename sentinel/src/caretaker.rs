@@ -22,22 +22,28 @@ use crate::shared::Sentinel;
 
 /// Between rounds when nothing is registered.
 const ROUND: Duration = Duration::from_secs(1);
+/// Between the steps of a repair: two heartbeats, which show what the last step changed.
+const REPAIR_ROUND: Duration = Duration::from_millis(200);
 /// Far beyond every hold deadline of a proxy (10 s), after which its workers cannot resend.
 const PROXY_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(sentinel: Arc<Sentinel>) {
     let mut balancer = Balancer::default();
+    let mut pause = ROUND;
     loop {
-        let _ = timeout(ROUND, sentinel.chores.notified()).await;
-        if sentinel.group.leads() {
-            round(&sentinel, &mut balancer).await;
-        } else {
+        // Woken or not, look around.
+        let _ = timeout(pause, sentinel.chores.notified()).await;
+        pause = ROUND;
+        if !sentinel.group.leads() {
             balancer = Balancer::default();
+        } else if round(&sentinel, &mut balancer).await {
+            pause = REPAIR_ROUND;
         }
     }
 }
 
-async fn round(sentinel: &Arc<Sentinel>, balancer: &mut Balancer) {
+/// True if a repair made a step.
+async fn round(sentinel: &Arc<Sentinel>, balancer: &mut Balancer) -> bool {
     let published = sentinel.group.published();
     if !published.metadata.is_founded() {
         let cluster_id = sentinel.cluster_id.clone();
@@ -51,7 +57,7 @@ async fn round(sentinel: &Arc<Sentinel>, balancer: &mut Balancer) {
     place_shards(sentinel).await;
     retire_proxies(sentinel).await;
     replace_gone(sentinel).await;
-    repair_shards(sentinel).await;
+    let repairing = repair_shards(sentinel).await;
     let now = clock::monotonic();
     let next = {
         let busy = !sentinel.busy_shards().is_empty();
@@ -63,6 +69,7 @@ async fn round(sentinel: &Arc<Sentinel>, balancer: &mut Balancer) {
             tracing::info!(shard = transfer.shard, error, "primary was not moved");
         }
     }
+    repairing
 }
 
 /// Says in the metadata who leads the sentinels.
@@ -151,14 +158,16 @@ fn replacement_of_gone(
     None
 }
 
-async fn repair_shards(sentinel: &Sentinel) {
+async fn repair_shards(sentinel: &Sentinel) -> bool {
     let steps = repair::plan(&sentinel.view());
+    let mut any = false;
     for step in steps {
         match step {
             Step::Promote { shard, epoch, raft_id } => {
                 let promote = PromoteReplica { shard, expected_epoch: epoch, raft_id };
                 let command = Command::PromoteReplica(promote);
                 log("promote a replica", sentinel.propose(command).await);
+                any = true;
             }
             Step::Change { shard, node, add_learners, add_voters, remove } => {
                 let Some(addr) = sentinel.control_addr(node) else { continue };
@@ -178,13 +187,14 @@ async fn repair_shards(sentinel: &Sentinel) {
                     ..Default::default()
                 };
                 match sentinel.orders.change_membership(&addr, request).await {
-                    Ok(reply) if reply.done => {}
+                    Ok(reply) if reply.done => any = true,
                     Ok(reply) => tracing::info!(shard, reason = reply.reason, "not changed"),
                     Err(error) => tracing::info!(shard, %error, "not changed"),
                 }
             }
         }
     }
+    any
 }
 
 /// Carries out a planned transfer and records it.

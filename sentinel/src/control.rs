@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::core::detector::Change;
-use crate::core::election;
+use crate::core::election::{self, Cause};
 use crate::core::metadata::Command;
 use crate::core::metadata::command::{PrimaryIs, RecordFailover, SetHealth};
 use crate::core::policy::{Effect, Input, Policy};
@@ -174,6 +174,9 @@ impl Control {
 
     fn perform(&self, effect: Effect) {
         match effect {
+            Effect::Started { shard, cause: Cause::Founding { preferred }, .. } => {
+                tracing::info!(shard, preferred, "a new shard gets its first primary");
+            }
             Effect::Started { shard, cause, old } => {
                 tracing::warn!(shard, ?cause, ?old, "failover begins");
             }
@@ -186,7 +189,7 @@ impl Control {
                 });
             }
             Effect::Campaign { shard, node, term } => {
-                tracing::info!(shard, node, term, "campaign ordered");
+                tracing::debug!(shard, node, term, "campaign ordered");
                 self.order(shard, node, move |sentinel, addr| async move {
                     let reply = sentinel.orders.campaign(&addr, shard, term).await;
                     tracing::debug!(shard, node, term, ?reply, "campaign answered");

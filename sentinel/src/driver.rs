@@ -28,9 +28,14 @@ use crate::snapshots::Snapshots;
 const SNAPSHOT_EVERY: u64 = 1024;
 /// Inputs taken at once; more wait for the next turn.
 const INPUTS_PER_TURN: usize = 256;
-/// 0.6 to 1.2 s without a leader: sentinels hold no data that a false election could delay, and a
+/// Half as often as in a shard: nothing here needs a lease, and a group that idles should be cheap.
+const TICK: Duration = Duration::from_millis(100);
+/// 0.7 to 1.4 s without a leader: sentinels hold no data that a false election could delay, and a
 /// failover of a shard may be waiting.
-const ELECTION_TICKS: usize = 12;
+const ELECTION_TICKS: usize = 7;
+/// Reads are not served from leases here; the rounds that renew them would cost as much as all the
+/// rest.
+const LEASE_RENEWAL: Duration = Duration::from_secs(3600);
 /// The first member of a new group does not wait for its election timer: it tries this often.
 const FIRST_CAMPAIGN_EVERY: Duration = Duration::from_millis(150);
 
@@ -38,6 +43,8 @@ const FIRST_CAMPAIGN_EVERY: Duration = Duration::from_millis(150);
 /// away shortly needs no snapshot.
 const LOG_CACHE_BYTES: usize = 256 << 10;
 const LOG_TAIL_BYTES: u64 = 1 << 20;
+/// A sentinel that ends waits this long for another one to lead.
+const HAND_OVER_MAX: Duration = Duration::from_millis(300);
 /// How often the log may give space back.
 const PURGE_EVERY: Duration = Duration::from_secs(30);
 
@@ -83,7 +90,9 @@ impl<S: LogStore> Driver<S> {
         let own = RaftId(membership.own);
         let mut config = ReplicaConfig::new(ShardId::METADATA, own, now, clock::wall_us());
         config.founding_voters = membership.members.iter().map(|id| RaftId(*id)).collect();
+        config.tick = TICK;
         config.election_ticks = ELECTION_TICKS;
+        config.lease_renewal = LEASE_RENEWAL;
         config.cache_bytes = LOG_CACHE_BYTES;
         config.log_tail_bytes = LOG_TAIL_BYTES;
         let stored = store.load(ShardId::METADATA).context("load the metadata log")?;
@@ -124,7 +133,6 @@ impl<S: LogStore> Driver<S> {
 
     /// The thread's life.
     pub(crate) fn run(mut self, inputs: &Receiver<Input>) {
-        let tick = Duration::from_millis(50);
         let mut due = clock::monotonic();
         loop {
             self.turn();
@@ -132,7 +140,7 @@ impl<S: LogStore> Driver<S> {
             match inputs.recv_timeout(pause) {
                 Ok(input) => {
                     if self.take(input, inputs) {
-                        return;
+                        return self.hand_over(inputs);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -144,7 +152,7 @@ impl<S: LogStore> Driver<S> {
                 self.first_campaign(now);
                 self.purge(now);
                 // After a pause one tick is enough: what was sent meanwhile is still to be read.
-                due = if now >= due + tick { now + tick } else { due + tick };
+                due = if now >= due + TICK { now + TICK } else { due + TICK };
             }
         }
     }
@@ -165,6 +173,26 @@ impl<S: LogStore> Driver<S> {
             }
         }
         false
+    }
+
+    /// Ends leadership before the thread ends, so that the others need no election timeout.
+    fn hand_over(&mut self, inputs: &Receiver<Input>) {
+        let own = self.replica.config().raft_id;
+        let others = self.replica.progress().into_iter().filter(|p| p.raft_id != own);
+        let Some(best) = others.max_by_key(|p| (p.active, p.matched)) else { return };
+        let now = clock::monotonic();
+        if let Err(error) = self.replica.transfer_leader(now, best.raft_id) {
+            return tracing::debug!(%error, "leadership is not handed over");
+        }
+        let until = now + HAND_OVER_MAX;
+        while self.role == Role::Leader && clock::monotonic() < until {
+            self.turn();
+            if let Ok(input) = inputs.recv_timeout(Duration::from_millis(10)) {
+                self.take(input, inputs);
+            }
+        }
+        // Whoever leads now learns of the vote that it got.
+        self.turn();
     }
 
     fn propose(&mut self, now: Duration, proposal: Proposal) {

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_proto::sentinel_client::LEADER_HINT;
 use holdfast_proto::v1;
 use holdfast_proto::v1::sentinel_server::Sentinel as Api;
-use tokio_stream::wrappers::WatchStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::caretaker;
@@ -21,12 +24,15 @@ use crate::core::metadata::command::{
 use crate::core::metadata::{Command, Outcome, Rejection};
 use crate::core::quorum::Verdict;
 use crate::core::view::Primary;
-use crate::group::ProposeError;
+use crate::group::{ProposeError, Published};
 use crate::shared::{Sentinel, Told};
 
 /// Settings in one request; Redis has some 200 parameters.
 const SETTINGS_MAX: usize = 512;
 const SETTING_LEN_MAX: usize = 64 * 1024;
+
+/// Longer than an election of the sentinels.
+const LEADERLESS_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Service {
     sentinel: Arc<Sentinel>,
@@ -194,14 +200,9 @@ impl Api for Service {
     ) -> Answer<Self::WatchTopologyStream> {
         let request = request.into_inner();
         self.check_cluster(&request.secret, &request.cluster_id)?;
-        let mut sent = request.from_version;
-        // The stream holds the newest value only: a slow watcher skips, it does not queue.
-        let stream = WatchStream::new(self.sentinel.group.watch()).filter_map(move |published| {
-            let newer = published.topology.version > sent;
-            sent = sent.max(published.topology.version);
-            newer.then(|| Ok((*published.topology).clone()))
-        });
-        Ok(Response::new(Box::pin(stream)))
+        let (to, stream) = mpsc::channel(1);
+        tokio::spawn(feed(self.sentinel.group.watch(), request.from_version, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn proxy_heartbeat(
@@ -346,6 +347,39 @@ impl Api for Service {
         // Full only when the control task is stuck; opinions are repeated.
         let _ = self.sentinel.told.try_send(Told::Opinion(opinion));
         Ok(Response::new(self.sentinel.own_opinion().clone()))
+    }
+}
+
+/// Sends each topology newer than `sent`; a slow watcher skips some, they do not queue. Ends when
+/// this sentinel has known no leader for a while: another one may be on the better side of a
+/// partition.
+async fn feed(
+    mut published: watch::Receiver<Published>,
+    mut sent: u64,
+    to: mpsc::Sender<Result<v1::Topology, Status>>,
+) {
+    let mut leaderless_since = None;
+    loop {
+        if published.borrow_and_update().topology.version > sent {
+            let Ok(room) = to.reserve().await else { return };
+            let topology = Arc::clone(&published.borrow_and_update().topology);
+            sent = topology.version;
+            room.send(Ok((*topology).clone()));
+        }
+        leaderless_since = match published.borrow().leader {
+            Some(_) => None,
+            None => leaderless_since.or_else(|| Some(Instant::now())),
+        };
+        let patience = leaderless_since.map(|since| since + LEADERLESS_MAX);
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            () = to.closed() => return,
+            () = sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
+                // Without room the watcher is stuck; dropping the sender ends the stream as well.
+                let _ = to.try_send(Err(Status::unavailable("this sentinel knows no leader")));
+                return;
+            }
+        }
     }
 }
 

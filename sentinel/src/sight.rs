@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
 use crate::clock;
 use crate::core::detector::{
@@ -45,6 +45,7 @@ pub(crate) struct Identity {
 pub(crate) struct Sight {
     inner: Mutex<Inner>,
     news: Notify,
+    began: Instant,
 }
 
 #[derive(Default)]
@@ -68,7 +69,7 @@ pub(crate) struct Seen {
 
 impl Sight {
     pub(crate) fn new() -> Self {
-        Self { inner: Mutex::default(), news: Notify::new() }
+        Self { inner: Mutex::default(), news: Notify::new(), began: Instant::now() }
     }
 
     /// Returns when something changed that could matter.
@@ -84,6 +85,16 @@ impl Sight {
             opinions: inner.detector.opinions(now),
             impaired: inner.detector.is_impaired(now),
         }
+    }
+
+    /// The same instants for every connection, so that one wake-up serves them all. After a pause
+    /// the missed ones are skipped.
+    fn beats(&self) -> Interval {
+        let passed = self.began.elapsed().as_millis() / HEARTBEAT_INTERVAL.as_millis();
+        let next = self.began + HEARTBEAT_INTERVAL * (passed as u32 + 1);
+        let mut beats = interval_at(next, HEARTBEAT_INTERVAL);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        beats
     }
 
     fn input(&self, node: u64, input: Input) {
@@ -131,7 +142,7 @@ pub(crate) async fn watch_nodes(
     mut published: watch::Receiver<Published>,
 ) {
     let mut watchers: BTreeMap<(u64, String), JoinHandle<()>> = BTreeMap::new();
-    let mut due = Instant::now();
+    let mut beats = sight.beats();
     loop {
         let nodes: Vec<(u64, String)> = {
             let published = published.borrow_and_update();
@@ -160,12 +171,7 @@ pub(crate) async fn watch_nodes(
                     Ok(()) => break,
                     Err(_) => return,
                 },
-                () = sleep_until(due) => {
-                    let now = Instant::now();
-                    sight.tick(now.saturating_duration_since(due));
-                    // At most one tick per wake-up, however long the pause was.
-                    due = (due + HEARTBEAT_INTERVAL).max(now);
-                }
+                due = beats.tick() => sight.tick(due.elapsed()),
             }
         }
     }
@@ -218,11 +224,12 @@ async fn converse(
         sequence: 0,
     };
     let (mut input, mut output) = (BytesMut::with_capacity(1024), BytesMut::new());
-    let mut due = Instant::now();
     let mut heard = Instant::now();
+    let mut beats = sight.beats();
+    beats.reset_immediately();
     loop {
         tokio::select! {
-            () = sleep_until(due) => {
+            _ = beats.tick() => {
                 let now = Instant::now();
                 if now > heard + CONNECTION_SILENCE_MAX {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -231,8 +238,11 @@ async fn converse(
                 encode(&request, &mut output);
                 // A stopped process reads nothing, but 3 s of requests fit into its socket.
                 stream.write_all(&output).await?;
-                request.secret = bytes::Bytes::new();
-                due = (due + HEARTBEAT_INTERVAL).max(now);
+                if request.sequence == 1 {
+                    // From now on in step with the others.
+                    request.secret = bytes::Bytes::new();
+                    beats = sight.beats();
+                }
             }
             read = stream.read_buf(&mut input) => {
                 if read? == 0 {

@@ -1,6 +1,6 @@
 //! Three sentinels in one process, over real sockets, and clients that follow the leader.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -170,7 +170,7 @@ impl World {
         let mut body = Vec::new();
         let set: [&[u8]; 3] = [b"set", key, b"from a record"];
         let get: [&[u8]; 2] = [b"get", key];
-        let args = if seq % 3 == 0 { &get[..] } else { &set[..] };
+        let args = if seq.is_multiple_of(3) { &get[..] } else { &set[..] };
         holdfast_proto::resp::encode::command(&mut body, args.iter().copied());
         self.engine.apply(&batch, 0, &header, &body, &mut self.out);
         self.out.clear();

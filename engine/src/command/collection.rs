@@ -74,6 +74,7 @@ pub(super) fn pop_count(options: &[&[u8]]) -> Result<usize, CommandError> {
 
 /// `numkeys key [key ...]` at the front of `args`: the keys and what follows them, which must not
 /// be empty.
+#[allow(clippy::type_complexity)] // Two slices of arguments: a name would say less.
 pub(super) fn counted_keys<'a, 'b>(
     args: &'a [&'b [u8]],
 ) -> Result<(&'a [&'b [u8]], &'a [&'b [u8]]), CommandError> {

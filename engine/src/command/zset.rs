@@ -68,10 +68,7 @@ impl AddOptions {
     fn check(&self, pairs: usize) -> Result<(), CommandError> {
         let text = if self.only_new && self.only_existing {
             "ERR XX and NX options at the same time are not compatible"
-        } else if (self.greater && self.only_new)
-            || (self.less && self.only_new)
-            || (self.greater && self.less)
-        {
+        } else if (self.only_new && (self.greater || self.less)) || (self.greater && self.less) {
             "ERR GT, LT, and/or NX options at the same time are not compatible"
         } else if self.increment && pairs > 1 {
             "ERR INCR option supports a single increment-element pair"

@@ -247,7 +247,8 @@ fn split_exponent(text: &[u8], letter: u8) -> (&[u8], Option<i64>) {
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let value: i64 = digits.parse().unwrap_or(i64::from(i32::MAX)).min(i64::from(i32::MAX));
+        const HUGE: i64 = i32::MAX as i64;
+        let value: i64 = digits.parse().unwrap_or(HUGE).min(HUGE);
         Some(if exponent.starts_with('-') { -value } else { value })
     });
     (&text[..at], exponent)

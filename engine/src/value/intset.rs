@@ -20,10 +20,6 @@ impl IntSet {
         (self.0.len() - HEADER) / self.width()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.len() == HEADER
-    }
-
     /// Bytes that the allocation takes.
     pub(crate) fn memory(&self) -> usize {
         self.0.memory()

@@ -124,10 +124,10 @@ impl ValueRef<'_> {
     pub(crate) fn aggregate_len(&self) -> Option<usize> {
         Some(match self {
             Self::Int(_) | Self::Str(_) => return None,
-            Self::List(list) => list.len(),
-            Self::Set(set) => set.len(),
-            Self::ZSet(zset) => zset.len(),
-            Self::Hash(hash) => hash.len(),
+            Self::List(list) => Aggregate::len(*list),
+            Self::Set(set) => Aggregate::len(*set),
+            Self::ZSet(zset) => Aggregate::len(*zset),
+            Self::Hash(hash) => Aggregate::len(*hash),
         })
     }
 

@@ -39,6 +39,7 @@ impl<K: Copy> Ordered<K> {
     }
 
     /// Builds the sequence from keys in order.
+    #[cfg(test)]
     pub(crate) fn from_sorted(keys: impl ExactSizeIterator<Item = K>) -> Self {
         let mut ordered = Self::new();
         for key in keys {

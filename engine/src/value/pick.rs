@@ -27,6 +27,7 @@ impl Candidates {
     }
 
     /// Chooses one member; there is at least one.
+    #[cfg(test)]
     pub(crate) fn choose(&self, rng: &mut Rng) -> &[u8] {
         &self.0[self.index(rng)].1
     }

@@ -80,7 +80,7 @@ impl Set {
                     Some(value) if ints.len() < limits.set_max_intset_entries => {
                         return ints.insert(value);
                     }
-                    Some(_) => self.to_table(),
+                    Some(_) => self.become_table(),
                     None => self.leave_ints(member, limits),
                 },
                 Repr::Packed(packed) => {
@@ -93,7 +93,7 @@ impl Set {
                         packed.push_back(member);
                         return true;
                     }
-                    self.to_table();
+                    self.become_table();
                 }
                 Repr::Table(members) => return members.add(member),
             }
@@ -184,7 +184,7 @@ impl Set {
             && member.len() <= limits.set_max_listpack_value
             && limits.set_max_listpack_value >= 20;
         if !fits {
-            return self.to_table();
+            return self.become_table();
         }
         let mut packed = Packed::new();
         for value in ints.iter() {
@@ -193,7 +193,7 @@ impl Set {
         self.0 = Repr::Packed(packed);
     }
 
-    fn to_table(&mut self) {
+    fn become_table(&mut self) {
         let mut members = Box::new(Members { table: Table::new(), memory: 0 });
         members.table.reserve(self.len() + 1);
         for item in self.iter() {

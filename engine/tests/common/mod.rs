@@ -1,5 +1,6 @@
 //! What tests of whole engines share: a client of an engine, a client of a real `redis-server`.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // Helpers of several test binaries.
 #![allow(dead_code)]
 
 use bytes::BytesMut;

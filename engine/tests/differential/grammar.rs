@@ -208,12 +208,11 @@ impl Generator<'_> {
     /// `f` field or member, `i` integer, `c` count, `d` score, `b` score bound, `x` lex bound,
     /// `t` seconds, `p` milliseconds, `u` Unix seconds, `w` Unix milliseconds (`U`, `W`: maybe past), `m` pattern,
     /// `o` block timeout, `n` database, `r` small index, `g` pattern of SORT,
-    /// `a` and `y` absurd.
+    /// `a` absurd.
     pub(crate) fn argument(&mut self, kind: char) -> Vec<u8> {
         match kind {
             's' | 'h' | 'l' | 'e' | 'z' | 'y' | 'k' => self.key(kind),
             'a' => self.pick(ABSURD_TIMES),
-            'y' => self.pick(&["-1", "abc", "", "-0.5", "1x"]),
             'g' => self.pick(&["nosort", "s*", "h0->f1", "h*->f*", "#", "*", "x"]),
             'v' => self.value(),
             'f' => self.field(),

@@ -17,6 +17,9 @@ use super::view::{ClusterView, Primary, Restarted, quorum};
 const LEADERLESS_MAX: Duration = Duration::from_secs(1);
 /// After a failover of a shard, silence alone does not cause another one for this long.
 const FLAP_DAMPING: Duration = Duration::from_secs(5);
+/// A node that this sentinel has never heard is not recorded as down before this: a whole cluster
+/// may be starting.
+const UNHEARD_GRACE: Duration = Duration::from_secs(10);
 /// A record that was asked for and did not appear is asked for again after this long.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
@@ -249,6 +252,9 @@ impl Policy {
                 Verdict::Up => (true, "it answers"),
                 Verdict::SubjectivelyDown | Verdict::Unknown => continue,
             };
+            if !up && node.incarnation == 0 && now < node.last_reply + UNHEARD_GRACE {
+                continue;
+            }
             let recorded_up = info.health() == v1::NodeHealth::Up;
             let incarnation = node.incarnation.max(info.incarnation);
             if recorded_up == up && info.incarnation == incarnation {
@@ -343,6 +349,18 @@ mod tests {
         assert_eq!(step(&mut policy, 1030, &view, Input::Wake).len(), 1);
         assert_eq!(step(&mut policy, 1500, &view, Input::Wake), []);
         assert_eq!(step(&mut policy, 2030, &view, Input::Wake).len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_was_never_heard_gets_time_to_start() {
+        let mut view = three_nodes();
+        dead(&mut view, 2, true);
+        view.nodes.get_mut(&2).unwrap().incarnation = 0;
+        let mut policy = Policy::default();
+        assert_eq!(step(&mut policy, 1030, &view, Input::Wake), []);
+        assert_eq!(step(&mut policy, 10_999, &view, Input::Wake), []);
+        let effects = step(&mut policy, 11_000, &view, Input::Wake);
+        assert!(matches!(effects[..], [Effect::RecordHealth { node: 2, up: false, .. }]));
     }
 
     #[test]
