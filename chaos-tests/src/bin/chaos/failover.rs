@@ -1,29 +1,13 @@
-//! `chaos`: faults against real clusters, and the verdict.
+//! `chaos failover`.
 
-#![forbid(unsafe_code)]
-
-use clap::Parser;
 use holdfast_chaos_tests::failover::{self, FailoverOptions};
 use holdfast_chaos_tests::harness::{Cluster, ClusterOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Breaks a cluster on purpose and checks what its clients saw.
-#[derive(Parser)]
-#[command(name = "chaos", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    /// Kill (or hand over) primaries under load; measure the clients' longest waits, count every write.
-    Failover(FailoverArgs),
-}
-
+/// Kill (or hand over) primaries under load; measure the clients' longest waits, count every write.
 #[derive(clap::Args)]
-struct FailoverArgs {
+pub(crate) struct FailoverArgs {
     /// How many failovers.
     #[arg(long, default_value_t = 30)]
     kills: u32,
@@ -55,22 +39,8 @@ struct FailoverArgs {
     folder: Option<PathBuf>,
 }
 
-fn main() {
-    let result = match Cli::parse().command {
-        Command::Failover(args) => run_failover(&args),
-    };
-    match result {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("chaos: {error:#}");
-            std::process::exit(2);
-        }
-    }
-}
-
 #[allow(clippy::print_stdout, reason = "the verdict is this command's output")]
-fn run_failover(args: &FailoverArgs) -> anyhow::Result<bool> {
+pub(crate) fn run(args: &FailoverArgs) -> anyhow::Result<bool> {
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("holdfast"),

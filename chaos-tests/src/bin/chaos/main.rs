@@ -1,0 +1,38 @@
+//! `chaos`: faults against real clusters, and the verdict.
+//!
+//! Each subcommand lives in a file of its own and says whether the promises held. Every one of them
+//! ends its output with one line of totals and exits with 0 (held), 1 (violated) or 2 (could not
+//! run).
+
+#![forbid(unsafe_code)]
+
+mod failover;
+
+use clap::Parser;
+
+/// Breaks a cluster on purpose and checks what its clients saw.
+#[derive(Parser)]
+#[command(name = "chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Failover(failover::FailoverArgs),
+}
+
+fn main() {
+    let result = match Cli::parse().command {
+        Command::Failover(args) => failover::run(&args),
+    };
+    match result {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            std::process::exit(2);
+        }
+    }
+}
