@@ -65,6 +65,7 @@ impl WorkerCore {
     pub(crate) fn submit(&mut self, draft: Draft) -> Handle {
         let shard_index = draft.shard;
         let size = draft.body.len() + REQUEST_OVERHEAD_BYTES;
+        self.next_order += 1;
         let index = self.requests.insert(Request {
             owner: draft.owner,
             kind: draft.kind,
@@ -76,6 +77,7 @@ impl WorkerCore {
             attempts: 0,
             seq: 0,
             worker: self.lanes.worker,
+            order: self.next_order,
             depends_on: draft.depends_on,
             received_us: self.now_us,
             command: draft.command,
@@ -145,7 +147,7 @@ impl WorkerCore {
             }
             Kind::Read(op) => {
                 let (depends_on_slot, depends_on_seq) =
-                    match self.requests.resolve(request.depends_on) {
+                    match self.requests.dependency(&self.lanes, request) {
                         Some(write) => (write.slot, write.seq),
                         None => (Slot::default(), 0),
                     };
@@ -576,6 +578,7 @@ impl WorkerCore {
             attempts: request.attempts,
             seq: request.seq,
             worker: request.worker,
+            order: request.order,
             depends_on: request.depends_on,
             received_us: request.received_us,
             command: request.command,

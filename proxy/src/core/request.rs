@@ -75,7 +75,9 @@ pub(crate) struct Request {
     pub(crate) seq: u64,
     /// The session under which `seq` was given.
     pub(crate) worker: WorkerId,
-    /// A read waits for this write of the same client.
+    /// Counts up with each request of the worker.
+    pub(crate) order: u64,
+    /// A read waits for the writes of the same client up to this one.
     pub(crate) depends_on: Handle,
     /// When the client's bytes were read, in microseconds of the core's clock.
     pub(crate) received_us: u64,
@@ -209,6 +211,25 @@ impl Requests {
         let entry = self.entries.get(index as usize)?;
         let current = entry.generation == (tag >> 32) as u32 && entry.request.is_some();
         current.then_some(index)
+    }
+
+    /// The write that a read must wait for, if any is unanswered: the last one before it in the lane
+    /// of its slot, else the client's last one. Writes to different slots may be executed out of
+    /// order when a shard refuses some of them for a moment, so the client's last one alone would
+    /// not do.
+    pub(crate) fn dependency(&self, lanes: &Lanes, read: &Request) -> Option<&Request> {
+        if read.depends_on == Handle::NOWHERE {
+            return None;
+        }
+        let mut index = lanes.lane(read.slot).unanswered.tail;
+        while index != NONE {
+            let write = self.get(index);
+            if write.order < read.order {
+                return Some(write);
+            }
+            index = self.entries[index as usize].lane_links.previous;
+        }
+        self.resolve(read.depends_on)
     }
 
     pub(crate) fn next_in_shard(&self, index: u32) -> u32 {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod failover;
+mod random;
 mod scatter;
 mod transaction;
 
