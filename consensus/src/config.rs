@@ -4,6 +4,24 @@ use std::time::Duration;
 
 use holdfast_proto::ids::{RaftId, ShardId};
 
+/// Ways to break a replica, to prove that the tests would notice. Only with the feature
+/// `deliberate-bugs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Votes, campaigns and forgets although the leader may hold a lease.
+    NoVoteRefusal,
+    /// Answers reads without a round.
+    ReadWithoutRound,
+    /// Sends votes and acknowledgements before what they promise is stored.
+    PromiseBeforePersisted,
+    /// Goes on leading after its removal.
+    LeadAfterRemoval,
+    /// Tells raft of a snapshot before the checkpoint is on disk.
+    SnapshotBeforeDisk,
+    /// Calls a checkpoint durable before the log records it.
+    CheckpointBeforeRecord,
+}
+
 /// Options of one replica. [`ReplicaConfig::new`] has the defaults that the project runs with.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
@@ -60,6 +78,8 @@ pub struct ReplicaConfig {
     pub start: Duration,
     /// Seed of the election timeouts.
     pub seed: u64,
+    #[cfg(feature = "deliberate-bugs")]
+    pub bug: Option<Bug>,
 }
 
 impl ReplicaConfig {
@@ -87,6 +107,20 @@ impl ReplicaConfig {
             priority: 0,
             start,
             seed,
+            #[cfg(feature = "deliberate-bugs")]
+            bug: None,
+        }
+    }
+
+    /// Always false in a product.
+    #[cfg_attr(not(feature = "deliberate-bugs"), expect(clippy::unused_self))]
+    pub(crate) fn has(&self, bug: Bug) -> bool {
+        #[cfg(feature = "deliberate-bugs")]
+        return self.bug == Some(bug);
+        #[cfg(not(feature = "deliberate-bugs"))]
+        {
+            let _ = bug;
+            false
         }
     }
 

@@ -8,6 +8,7 @@ use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{INVALID_ID, Ready, StateRole};
 
+use crate::config::Bug;
 use crate::convert::{decode_change, membership_to_wire, message_to_wire};
 use crate::log::LogWrite;
 use crate::output::{Committed, EntryKind};
@@ -108,7 +109,7 @@ impl Replica {
     /// Without writes outstanding nothing needs to wait. With some, an answer to a heartbeat still
     /// need not: it promises no more than the term, and must not queue behind a slow disk.
     fn split_promises(&self, promises: Vec<Message>) -> (Vec<Message>, Vec<Message>) {
-        if self.in_flight.is_empty() {
+        if self.in_flight.is_empty() || self.cfg.has(Bug::PromiseBeforePersisted) {
             return (promises, Vec::new());
         }
         let term = self.durable.term.0;
@@ -141,7 +142,8 @@ impl Replica {
         write.entries = ready.take_entries();
         self.raw.mut_store().append(&write.entries);
         write.hard_state = Some(self.hard_state());
-        let (now, later) = if write.entries.is_empty() && !write.sync {
+        let early = write.entries.is_empty() && !write.sync;
+        let (now, later) = if early || self.cfg.has(Bug::PromiseBeforePersisted) {
             self.split_promises(promises)
         } else {
             (Vec::new(), promises)
@@ -315,7 +317,8 @@ impl Replica {
     /// but a hand-over can make a leader of a replica whose removal is on its way.
     fn step_down_if_removed(&mut self) {
         let raft = &mut self.raw.raft;
-        if raft.state != StateRole::Leader || raft.promotable() {
+        let stays = raft.promotable() || self.cfg.has(Bug::LeadAfterRemoval);
+        if raft.state != StateRole::Leader || stays {
             return;
         }
         let prs = raft.prs();

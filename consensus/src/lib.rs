@@ -30,7 +30,7 @@ mod storage;
 pub mod testing;
 pub mod transport;
 
-pub use config::ReplicaConfig;
+pub use config::{Bug, ReplicaConfig};
 pub use error::{
     CampaignError, ChangeError, ForgetError, InstallError, OpenError, ProposeError, StepError,
     TransferError,

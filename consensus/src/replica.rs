@@ -17,7 +17,7 @@ use holdfast_proto::v1;
 use raft::eraftpb::{ConfChangeV2, EntryType, Message, MessageType};
 use raft::{INVALID_ID, ProgressState, RawNode, StateRole};
 
-use crate::config::ReplicaConfig;
+use crate::config::{Bug, ReplicaConfig};
 use crate::convert::{membership_to_wire, message_from_wire};
 use crate::effects::InFlight;
 use crate::error::{
@@ -352,7 +352,7 @@ impl Replica {
     /// How much longer votes are refused.
     fn vote_refused_for(&self, now: Duration) -> Option<Duration> {
         let until = self.heard_leader? + self.cfg.vote_refusal();
-        (now < until).then(|| until - now)
+        (now < until && !self.cfg.has(Bug::NoVoteRefusal)).then(|| until - now)
     }
 
     fn may_campaign(&self, now: Duration) -> Result<(), CampaignError> {
@@ -418,6 +418,9 @@ impl Replica {
     pub fn request_read(&mut self, _now: Duration, token: u64) {
         if self.stopped || self.raw.raft.state != StateRole::Leader {
             self.out.reads_failed.push(token);
+        } else if self.cfg.has(Bug::ReadWithoutRound) {
+            let commit = self.raw.raft.raft_log.committed;
+            self.out.reads.push((token, LogIndex(commit)));
         } else {
             self.rounds.wait(token);
         }

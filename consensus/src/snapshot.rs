@@ -10,6 +10,7 @@ use holdfast_proto::v1;
 use raft::eraftpb::{Message, MessageType};
 use raft::{INVALID_ID, ProgressState, SnapshotStatus, StateRole, Storage};
 
+use crate::config::Bug;
 use crate::convert::membership_to_wire;
 use crate::error::{InstallError, StepError};
 use crate::output::SnapshotToInstall;
@@ -68,7 +69,8 @@ impl Replica {
                 from: RaftId(message.from),
                 data: message.get_snapshot().data.clone(),
             });
-            self.incoming = Some(Incoming { message, on_disk: false });
+            self.incoming =
+                Some(Incoming { message, on_disk: self.cfg.has(Bug::SnapshotBeforeDisk) });
         }
         self.after_step();
         Ok(())
@@ -156,6 +158,9 @@ impl Replica {
         }
         write.hard_state = Some(self.hard_state());
         self.push_write(write, 0, Vec::new(), None);
+        if self.cfg.has(Bug::CheckpointBeforeRecord) {
+            self.out.checkpoint_recorded = Some(index);
+        }
         Ok(())
     }
 

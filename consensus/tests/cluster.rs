@@ -336,6 +336,24 @@ fn a_lost_synced_tail_is_amnesia() {
 }
 
 #[test]
+fn a_vote_survives_power_loss_in_every_mode() {
+    use holdfast_consensus::LogStore;
+    let mut cluster = Cluster::new(3, World { sync_always: false, ..World::calm(18) });
+    let leader = cluster.elect();
+    let term = Term(cluster.status(leader).term);
+    let mut votes = 0;
+    for id in cluster.running() {
+        let mut store = cluster.machines[&id].store.clone();
+        store.crash(0);
+        let stored = store.load(SHARD).unwrap().unwrap();
+        if stored.hard_state.term == term && stored.hard_state.vote == leader {
+            votes += 1;
+        }
+    }
+    assert!(votes >= 2, "a majority remembers");
+}
+
+#[test]
 fn a_log_shorter_than_its_commit_index_is_not_opened() {
     use holdfast_consensus::log::LogStore;
     use holdfast_consensus::log::memory::MemoryStore;

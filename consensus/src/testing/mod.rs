@@ -4,6 +4,7 @@
 //! step.
 
 pub mod oracle;
+pub mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct World {
     pub checkpoints: u64,
     /// Changes the options of every replica.
     pub tune: fn(&mut ReplicaConfig),
+    #[cfg(feature = "deliberate-bugs")]
+    pub bug: Option<crate::Bug>,
 }
 
 impl World {
@@ -89,6 +92,8 @@ impl World {
             drift: 0,
             checkpoints: 0,
             tune: |_| {},
+            #[cfg(feature = "deliberate-bugs")]
+            bug: None,
         }
     }
 
@@ -225,6 +230,10 @@ impl Cluster {
         let mut cfg = ReplicaConfig::new(SHARD, id, local, seed);
         cfg.founding_voters = machine.founding.clone();
         (self.world.tune)(&mut cfg);
+        #[cfg(feature = "deliberate-bugs")]
+        {
+            cfg.bug = self.world.bug;
+        }
         let machine = self.machine(id);
         let stored = machine.store.load(SHARD)?;
         let reader = machine.store.reader();
