@@ -78,7 +78,8 @@ async fn answer(node: &NodeShared, health: &Health, mut stream: TcpStream) -> an
             anyhow::ensure!(same_secret(&request.secret, &node.secret), "wrong secret");
             known = true;
         }
-        let reply = reply(node, health, request.sequence);
+        let impaired = health.0.get().is_some_and(|at| at.elapsed() < IMPAIRED_FOR);
+        let reply = reply(node, impaired, request.sequence);
         out.clear();
         out.extend_from_slice(&(reply.encoded_len() as u32).to_le_bytes());
         reply.encode(&mut out).expect("a BytesMut grows");
@@ -86,14 +87,14 @@ async fn answer(node: &NodeShared, health: &Health, mut stream: TcpStream) -> an
     }
 }
 
-fn reply(node: &NodeShared, health: &Health, sequence: u64) -> v1::HeartbeatReply {
+pub(crate) fn reply(node: &NodeShared, impaired: bool, sequence: u64) -> v1::HeartbeatReply {
     let replicas: Vec<v1::ReplicaStatus> =
         node.shards.all().iter().map(|handle| handle.shared.status()).collect();
     v1::HeartbeatReply {
         node: node.node.0,
         incarnation: node.incarnation,
         sequence,
-        impaired: health.0.get().is_some_and(|at| at.elapsed() < IMPAIRED_FOR),
+        impaired,
         used_memory: replicas.iter().map(|replica| replica.used_memory).sum(),
         replicas,
         fsync_latency_us: node.log.stats().last_write_us(),

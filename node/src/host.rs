@@ -198,7 +198,7 @@ impl Host {
             tokio::task::spawn_blocking(move || open::open(&data, &log, shard, raft_id, config));
         let found = found.await.context("open a replica")??;
         let shared = Arc::new(ShardShared::new(shard, raft_id));
-        let config = replica_config(info, replica);
+        let config = replica_config(info, replica, random_u64());
         let core =
             Replica::new(config, found.stored, found.reader).map_err(|error| match error {
                 holdfast_consensus::OpenError::Amnesia(reason) => OpenError::Amnesia(reason),
@@ -283,7 +283,11 @@ impl Host {
     }
 }
 
-fn replica_config(info: &v1::ShardInfo, replica: &v1::ReplicaInfo) -> ReplicaConfig {
+pub(crate) fn replica_config(
+    info: &v1::ShardInfo,
+    replica: &v1::ReplicaInfo,
+    seed: u64,
+) -> ReplicaConfig {
     let founding = |r: &&v1::ReplicaInfo| r.founding && r.role() != v1::ReplicaRole::Learner;
     let founding_voters = if replica.founding {
         info.replicas.iter().filter(founding).map(|r| RaftId(r.raft_id)).collect()
@@ -291,6 +295,6 @@ fn replica_config(info: &v1::ShardInfo, replica: &v1::ReplicaInfo) -> ReplicaCon
         Vec::new()
     };
     let (shard, raft_id) = (ShardId(info.id), RaftId(replica.raft_id));
-    let config = ReplicaConfig::new(shard, raft_id, clock::monotonic(), random_u64());
+    let config = ReplicaConfig::new(shard, raft_id, clock::monotonic(), seed);
     ReplicaConfig { founding_voters, tick: TICK, ..config }
 }

@@ -43,6 +43,8 @@ mod node;
 mod open;
 mod pull;
 mod shared;
+#[cfg(feature = "simulation")]
+pub mod sim;
 
 pub use config::{Config, ConfigError, Hex};
 pub use identity::DataDirError;

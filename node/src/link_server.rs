@@ -71,14 +71,7 @@ async fn run_link(node: Arc<NodeShared>, stream: TcpStream) -> anyhow::Result<()
             return Err(error);
         }
     };
-    let link = node.links.open(worker);
-    link.push_response(&Response::HelloOk { node: node.node });
-    for handle in node.shards.all() {
-        if handle.shared.is_serving() {
-            let (shard, term) = (handle.shared.shard, handle.shared.term());
-            link.push_response(&Response::PrimaryIs { shard, term, node: node.node });
-        }
-    }
+    let link = welcome(&node, worker);
     tracing::debug!(%worker, "link opened");
     let writer = tokio::task::spawn_local(write_link(Arc::clone(&link), write));
     let mut reader = Reader::new(&node, &link, worker);
@@ -88,6 +81,19 @@ async fn run_link(node: Arc<NodeShared>, stream: TcpStream) -> anyhow::Result<()
     };
     node.links.remove(&link);
     result
+}
+
+/// Opens the link of a worker and says which shards are served here.
+pub(crate) fn welcome(node: &NodeShared, worker: WorkerId) -> Arc<Link> {
+    let link = node.links.open(worker);
+    link.push_response(&Response::HelloOk { node: node.node });
+    for handle in node.shards.all() {
+        if handle.shared.is_serving() {
+            let (shard, term) = (handle.shared.shard, handle.shared.term());
+            link.push_response(&Response::PrimaryIs { shard, term, node: node.node });
+        }
+    }
+    link
 }
 
 async fn read_hello(
@@ -102,6 +108,11 @@ async fn read_hello(
     }) {
         anyhow::ensure!(read.read_buf(buffer).await? > 0, "closed before the hello");
     }
+    take_hello(node, buffer)
+}
+
+/// Checks the first frame, which is whole, and takes it off.
+pub(crate) fn take_hello(node: &NodeShared, buffer: &mut BytesMut) -> anyhow::Result<WorkerId> {
     let whole = whole_frames_len(&buffer[..buffer.len().min(260)])?;
     anyhow::ensure!(whole > 0, "the first frame is not a hello");
     let (request, len) = RequestRef::decode(buffer)?;
@@ -134,7 +145,7 @@ async fn write_link(link: Arc<Link>, mut write: OwnedWriteHalf) {
     }
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     node: &'a NodeShared,
     link: &'a Arc<Link>,
     worker: WorkerId,
@@ -155,7 +166,7 @@ struct Stage {
 }
 
 impl<'a> Reader<'a> {
-    fn new(node: &'a NodeShared, link: &'a Arc<Link>, worker: WorkerId) -> Self {
+    pub(crate) fn new(node: &'a NodeShared, link: &'a Arc<Link>, worker: WorkerId) -> Self {
         Self {
             node,
             link,
@@ -187,7 +198,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes all whole frames off the buffer and hands them on.
-    fn handle(&mut self, buffer: &mut BytesMut) -> Result<(), FrameError> {
+    pub(crate) fn handle(&mut self, buffer: &mut BytesMut) -> Result<(), FrameError> {
         let whole = whole_frames_len(buffer)?;
         if whole == 0 {
             return Ok(());

@@ -86,6 +86,14 @@ impl Link {
         }
     }
 
+    /// [`Link::take`] without waiting: what has gathered, and whether the link is closed.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn try_take(&self) -> (Vec<u8>, bool) {
+        self.backlog.store(0, Ordering::Relaxed);
+        let taken = std::mem::take(&mut *lock(&self.out));
+        (taken, self.closed.load(Ordering::Acquire))
+    }
+
     pub(crate) fn backlog(&self) -> usize {
         self.backlog.load(Ordering::Relaxed)
     }

@@ -75,6 +75,17 @@ impl<T> Mailbox<T> {
         std::mem::swap(&mut state.items, out);
     }
 
+    /// Takes what waits without sleeping.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take(&self, out: &mut Vec<T>) {
+        out.append(&mut self.lock().items);
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().items.is_empty()
+    }
+
     fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
         let asleep = std::mem::take(&mut state.asleep);
         drop(state);

@@ -137,6 +137,7 @@ impl Node {
             links: LinkTable::default(),
             shards: Registry::default(),
             log: log.handle(),
+            checkpoints: Box::new(executor::checkpoint::Files),
             stop: Stop::new(),
         });
         let starter = Starter { shared, data, control, bound, threads: Vec::new() };
@@ -263,7 +264,7 @@ impl Starter {
         let transport = self.start_transport()?;
         let shell = Shell {
             node: Arc::clone(&self.shared),
-            transport: transport.handle(),
+            transport: Box::new(transport.handle()),
             log: log.handle(),
             events: events.clone(),
             replies: Replies::default(),

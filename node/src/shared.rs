@@ -2,6 +2,7 @@
 
 use crate::consensus_loop::Input;
 use crate::executor;
+use crate::executor::checkpoint::CheckpointDisk;
 use crate::links::LinkTable;
 use crate::mailbox::Mailbox;
 use holdfast_consensus::log::writer::LogWriterHandle;
@@ -23,6 +24,7 @@ pub(crate) struct NodeShared {
     pub(crate) links: LinkTable,
     pub(crate) shards: Registry,
     pub(crate) log: LogWriterHandle,
+    pub(crate) checkpoints: Box<dyn CheckpointDisk>,
     pub(crate) stop: Stop,
 }
 

@@ -154,6 +154,36 @@ impl LogWriterHandle {
     }
 }
 
+/// The queue of a handle without threads: whoever simulates the writer takes the writes from it.
+pub struct LogQueue {
+    queue: Receiver<Job>,
+    stats: Arc<LogWriterStats>,
+}
+
+impl LogQueue {
+    /// A handle whose writes wait in the queue. Its `load` and `destroy` would wait for ever.
+    pub fn detached() -> (LogWriterHandle, Self) {
+        let (jobs, queue) = crossbeam_channel::unbounded();
+        let stats = Arc::new(LogWriterStats::default());
+        let handle = LogWriterHandle { jobs, side: Arc::default(), stats: Arc::clone(&stats) };
+        (handle, Self { queue, stats })
+    }
+
+    /// Appends the writes that were queued, in order.
+    pub fn take(&self, writes: &mut Vec<LogWrite>) {
+        for job in self.queue.try_iter() {
+            if let Job::Write(batch) = job {
+                writes.extend(batch);
+            }
+        }
+    }
+
+    /// What [`LogWriterStats::last_write_us`] says from now on.
+    pub fn note_write(&self, took: Duration) {
+        self.stats.last_write_us.store(took.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
 impl LogWriter {
     /// Starts the threads. `on_persisted` is called on the writer thread with (shard, number) of
     /// the last write of each shard that is done; it should only pass that on.

@@ -83,10 +83,28 @@ pub(crate) enum Input {
     Stop,
 }
 
+/// The way to the other nodes.
+pub(crate) trait Peers: Send {
+    /// Sends messages to a node, in order; they may get lost.
+    fn send(&self, node: u64, messages: &mut dyn Iterator<Item = (ShardId, v1::RaftMessage)>);
+    /// The nodes of the cluster and where they listen.
+    fn set_peers(&self, addrs: &BTreeMap<u64, String>);
+}
+
+impl Peers for TransportHandle {
+    fn send(&self, node: u64, messages: &mut dyn Iterator<Item = (ShardId, v1::RaftMessage)>) {
+        self.send_batch(node, messages);
+    }
+
+    fn set_peers(&self, addrs: &BTreeMap<u64, String>) {
+        TransportHandle::set_peers(self, addrs);
+    }
+}
+
 /// Where the consensus thread's effects go.
 pub(crate) struct Shell {
     pub(crate) node: Arc<NodeShared>,
-    pub(crate) transport: TransportHandle,
+    pub(crate) transport: Box<dyn Peers>,
     pub(crate) log: LogWriterHandle,
     pub(crate) events: UnboundedSender<HostEvent>,
     /// Answers given by this thread.
@@ -103,12 +121,12 @@ impl Shell {
     /// Sends messages to the nodes of their receivers, in order for each.
     pub(crate) fn send(&self, shard: ShardId, messages: &mut Vec<v1::RaftMessage>) {
         while let Some(to) = messages.first().map(|message| message.to) {
-            let batch = messages.extract_if(.., |message| message.to == to);
-            let batch = batch.map(|message| (shard, message));
+            let mut batch =
+                messages.extract_if(.., |message| message.to == to).map(|message| (shard, message));
             match self.node_of(shard, RaftId(to)) {
                 // A member that the topology does not name (any more).
                 NodeId(0) => batch.for_each(drop),
-                NodeId(node) => self.transport.send_batch(node, batch),
+                NodeId(node) => self.transport.send(node, &mut batch),
             }
         }
     }
@@ -123,44 +141,58 @@ pub(crate) struct ConsensusLoop {
     shell: Shell,
     groups: BTreeMap<ShardId, Group>,
     retired: group::Retired,
+    /// Empty between turns; kept for its memory.
+    outputs: Outputs,
 }
 
 impl ConsensusLoop {
     pub(crate) fn new(shell: Shell) -> Self {
-        Self { shell, groups: BTreeMap::new(), retired: group::Retired::default() }
+        Self {
+            shell,
+            groups: BTreeMap::new(),
+            retired: group::Retired::default(),
+            outputs: Outputs::default(),
+        }
     }
 
     /// Runs until told to stop.
     pub(crate) fn run(mut self) {
         let inbox = self.shell.node.consensus.clone();
         let mut inputs = Vec::new();
-        let mut outputs = Outputs::default();
-        let mut next_tick = Instant::now() + TICK;
+        let mut next_tick = clock::instant() + TICK;
         loop {
             inbox.receive(Some(next_tick), &mut inputs);
-            let now = clock::monotonic();
-            self.shell.replies.refresh(&self.shell.node.links);
-            for input in inputs.drain(..) {
-                if matches!(input, Input::Stop) {
-                    return;
-                }
-                self.handle(now, input);
+            if self.turn(&mut inputs, &mut next_tick) {
+                return;
             }
-            // At most one tick per turn, after all that waited was heard: a process that was
-            // paused must not take the time for silence of the leader.
-            let at = Instant::now();
-            let tick = at >= next_tick;
-            if tick {
-                next_tick = at + TICK;
-            }
-            for group in self.groups.values_mut() {
-                if tick {
-                    group.tick(now, &self.retired);
-                }
-                group.finish_turn(now, &mut self.shell, &mut outputs);
-            }
-            self.shell.replies.flush();
         }
+    }
+
+    /// Handles what came, ticks if it is time, carries out what the replicas want. True: stop.
+    pub(crate) fn turn(&mut self, inputs: &mut Vec<Input>, next_tick: &mut Instant) -> bool {
+        let now = clock::monotonic();
+        self.shell.replies.refresh(&self.shell.node.links);
+        for input in inputs.drain(..) {
+            if matches!(input, Input::Stop) {
+                return true;
+            }
+            self.handle(now, input);
+        }
+        // At most one tick per turn, after all that waited was heard: a process that was
+        // paused must not take the time for silence of the leader.
+        let at = clock::instant();
+        let tick = at >= *next_tick;
+        if tick {
+            *next_tick = at + TICK;
+        }
+        for group in self.groups.values_mut() {
+            if tick {
+                group.tick(now, &self.retired);
+            }
+            group.finish_turn(now, &mut self.shell, &mut self.outputs);
+        }
+        self.shell.replies.flush();
+        false
     }
 
     fn handle(&mut self, now: Duration, input: Input) {
@@ -220,6 +252,11 @@ impl ConsensusLoop {
             },
             Input::Stop => {}
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn replica(&self, shard: ShardId) -> Option<&holdfast_consensus::Replica> {
+        self.groups.get(&shard).map(|group| &group.replica)
     }
 
     fn with(&mut self, shard: ShardId, act: impl FnOnce(&mut Group, &mut Shell)) {

@@ -6,9 +6,10 @@ use crate::checkpoint_files::{CheckpointFile, Writer};
 use crate::clock;
 use crate::consensus_loop;
 use crate::mailbox::Mailbox;
+use crate::open;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use holdfast_engine::{CheckpointStep, Engine};
-use holdfast_proto::ids::LogIndex;
+use holdfast_engine::{CheckpointStep, Engine, EngineConfig};
+use holdfast_proto::ids::{LogIndex, ShardId};
 use holdfast_proto::v1;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -30,9 +31,59 @@ const SAVE_POINTS: [(u64, u64); 3] = [(900, 1), (300, 10), (60, 10_000)];
 
 type Answer = tokio::sync::oneshot::Sender<LogIndex>;
 
-enum Slice {
+/// A part of a checkpoint on its way to the disk.
+pub(crate) enum Slice {
     Bytes(Vec<u8>),
+    /// The last one: what the checkpoint is a state of.
     End(LogIndex),
+}
+
+/// Where checkpoints are written to and loaded from.
+pub(crate) trait CheckpointDisk: Send + Sync {
+    /// Writes the slices to come; `inbox` is told how it ended, unless they end without
+    /// [`Slice::End`].
+    fn write(
+        &self,
+        folder: PathBuf,
+        shard: ShardId,
+        slices: Receiver<Slice>,
+        inbox: Mailbox<Input>,
+    ) -> std::io::Result<()>;
+
+    /// Loads the checkpoint at `index`, every byte checked.
+    fn load(
+        &self,
+        folder: &Path,
+        shard: ShardId,
+        index: LogIndex,
+        config: EngineConfig,
+    ) -> anyhow::Result<Engine>;
+}
+
+/// The real one: files, each written by a thread of its own.
+pub(crate) struct Files;
+
+impl CheckpointDisk for Files {
+    fn write(
+        &self,
+        folder: PathBuf,
+        shard: ShardId,
+        slices: Receiver<Slice>,
+        inbox: Mailbox<Input>,
+    ) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(format!("checkpoint-{shard}"));
+        thread.spawn(move || write_slices(folder, &slices, &inbox)).map(drop)
+    }
+
+    fn load(
+        &self,
+        folder: &Path,
+        shard: ShardId,
+        index: LogIndex,
+        config: EngineConfig,
+    ) -> anyhow::Result<Engine> {
+        open::load_checkpoint(folder, shard, index, config)
+    }
 }
 
 enum State {
@@ -68,7 +119,7 @@ impl CheckpointJob {
             wanted: false,
             answers: Vec::new(),
             last_index,
-            last_end: Instant::now(),
+            last_end: clock::instant(),
             last_unix_s: clock::wall_ms() / 1000,
             retry_at: None,
             changes: 0,
@@ -127,13 +178,13 @@ impl CheckpointJob {
     }
 
     fn is_due(&self, used_memory: u64) -> bool {
-        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if self.retry_at.is_some_and(|at| clock::instant() < at) {
             return false;
         }
         if self.wanted || self.log_bytes >= LOG_BYTES_MIN.max(used_memory) {
             return true;
         }
-        let since = self.last_end.elapsed().as_secs();
+        let since = clock::since(self.last_end).as_secs();
         self.save_points
             && SAVE_POINTS.iter().any(|(after, min)| since >= *after && self.changes >= *min)
     }
@@ -165,10 +216,8 @@ impl Executor {
         let index = self.applied;
         let (slices, receiver) = bounded(SLICES_QUEUED_MAX + 2);
         let (folder, inbox) = (self.checkpoint.folder.clone(), self.inbox.clone());
-        let name = format!("checkpoint-{}", self.shared.shard);
-        let thread = std::thread::Builder::new().name(name);
-        match thread.spawn(move || write_slices(folder, &receiver, &inbox)) {
-            Ok(_) => {
+        match self.node.checkpoints.write(folder, self.shared.shard, receiver, inbox) {
+            Ok(()) => {
                 self.engine.checkpoint_begin();
                 (self.checkpoint.changes, self.checkpoint.log_bytes) = (0, 0);
                 self.checkpoint.state = State::Running { slices, index };
@@ -198,7 +247,7 @@ impl Executor {
         match result {
             Ok(file) => {
                 self.checkpoint.last_index = self.checkpoint.last_index.max(file.index);
-                self.checkpoint.last_end = Instant::now();
+                self.checkpoint.last_end = clock::instant();
                 self.checkpoint.last_unix_s = clock::wall_ms() / 1000;
                 self.checkpoint.retry_at = None;
                 self.shared.checkpoint_index.store(file.index.0, Ordering::Relaxed);
@@ -215,7 +264,7 @@ impl Executor {
             Err(reason) => {
                 tracing::error!(shard = %self.shared.shard, reason, "a checkpoint failed");
                 self.checkpoint.wanted = true;
-                self.checkpoint.retry_at = Some(Instant::now() + RETRY_AFTER);
+                self.checkpoint.retry_at = Some(clock::instant() + RETRY_AFTER);
             }
         }
     }

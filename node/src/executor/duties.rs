@@ -43,14 +43,14 @@ impl Duties {
         tick: InternalRecord,
     ) {
         if may_propose(self.tick) {
-            self.tick = Some(Instant::now());
+            self.tick = Some(clock::instant());
             node.consensus.send(ToConsensus::Internal { shard: shared.shard, records: vec![tick] });
         }
     }
 }
 
 fn may_propose(under_way: Option<Instant>) -> bool {
-    under_way.is_none_or(|since| since.elapsed() > PROPOSAL_TIMEOUT)
+    under_way.is_none_or(|since| clock::since(since) > PROPOSAL_TIMEOUT)
 }
 
 impl Executor {
@@ -84,7 +84,7 @@ impl Executor {
         let mut due: Vec<(WorkerId, Slot, u64)> = Vec::new();
         self.engine.due_unblocks(now_ms, UNBLOCKS_MAX, &mut due);
         if !due.is_empty() {
-            self.duties.unblock = Some(Instant::now());
+            self.duties.unblock = Some(clock::instant());
         }
         records.extend(due.into_iter().map(|(w, slot, seq)| InternalRecord::unblock(w, slot, seq)));
     }
@@ -95,7 +95,7 @@ impl Executor {
         if due.is_empty() {
             return;
         }
-        self.duties.expire = Some(Instant::now());
+        self.duties.expire = Some(clock::instant());
         // One record per run of keys of the same database and slot: a record has one of each.
         due.sort_unstable_by_key(|due| (due.0, due.1));
         let groups = due.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));

@@ -15,7 +15,6 @@ use crate::clock;
 use crate::consensus_loop;
 use crate::links::Replies;
 use crate::mailbox::Mailbox;
-use crate::open;
 use crate::shared::{NodeShared, ShardShared};
 use bytes::Bytes;
 use checkpoint::CheckpointJob;
@@ -35,7 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often a primary looks for due keys and waits, and parked reads are looked through.
-const DUTY_PERIOD: Duration = Duration::from_millis(100);
+pub(crate) const DUTY_PERIOD: Duration = Duration::from_millis(100);
 
 /// What the executor is told.
 pub(crate) enum Input {
@@ -133,27 +132,33 @@ impl Executor {
     /// Runs until told to stop.
     pub(crate) fn run(mut self) {
         let mut inputs = Vec::new();
-        let mut next_duty = Instant::now() + DUTY_PERIOD;
+        let mut next_duty = clock::instant() + DUTY_PERIOD;
         while !self.stopped {
             let deadline = self.deadline(next_duty);
             self.inbox.receive(Some(deadline), &mut inputs);
-            self.replies.refresh(&self.node.links);
-            for input in inputs.drain(..) {
-                self.handle(input);
-            }
-            let now = Instant::now();
-            if now >= next_duty || self.unblock_is_due() {
-                next_duty = now + DUTY_PERIOD;
-                self.do_duties();
-            }
-            self.step_checkpoint();
-            self.replies.flush();
+            self.turn(&mut inputs, &mut next_duty);
         }
         self.checkpoint.abort(&mut self.engine);
     }
 
-    fn deadline(&self, next_duty: Instant) -> Instant {
-        let now = Instant::now();
+    /// Handles what came, then does what time demands.
+    pub(crate) fn turn(&mut self, inputs: &mut Vec<Input>, next_duty: &mut Instant) {
+        self.replies.refresh(&self.node.links);
+        for input in inputs.drain(..) {
+            self.handle(input);
+        }
+        let now = clock::instant();
+        if now >= *next_duty || self.unblock_is_due() {
+            *next_duty = now + DUTY_PERIOD;
+            self.do_duties();
+        }
+        self.step_checkpoint();
+        self.replies.flush();
+    }
+
+    /// When the next turn is due if nothing comes before.
+    pub(crate) fn deadline(&self, next_duty: Instant) -> Instant {
+        let now = clock::instant();
         if let Some(wait) = self.checkpoint.wait() {
             return now + wait;
         }
@@ -164,6 +169,12 @@ impl Executor {
             return next_duty.min(now + wait);
         }
         next_duty
+    }
+
+    /// The state and the index that it belongs to.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn state(&self) -> (&Engine, LogIndex) {
+        (&self.engine, self.applied)
     }
 
     fn handle(&mut self, input: Input) {
@@ -220,7 +231,7 @@ impl Executor {
             return self.stop_on_damage(entry.index, "batch header");
         };
         let mut at = BATCH_HEADER_LEN;
-        let mut clock = Instant::now();
+        let mut clock = clock::instant();
         for position in 0..batch.count {
             let Ok(header) = RecordHeader::decode(&entry.data[at..]) else {
                 return self.stop_on_damage(entry.index, "record header");
@@ -273,7 +284,8 @@ impl Executor {
     fn restore(&mut self, index: LogIndex) {
         self.checkpoint.abort(&mut self.engine);
         let config = self.engine.config().clone();
-        match open::load_checkpoint(self.checkpoint.folder(), self.shared.shard, index, config) {
+        match self.node.checkpoints.load(self.checkpoint.folder(), self.shared.shard, index, config)
+        {
             Ok(engine) => self.engine = engine,
             Err(error) => {
                 self.stopped = true;

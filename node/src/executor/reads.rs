@@ -72,7 +72,7 @@ impl Executor {
             return self.park_for_round(batch);
         }
         let now_ms = self.engine.time_ms().max(clock::wall_ms());
-        let mut clock = Instant::now();
+        let mut clock = clock::instant();
         for item in batch.items {
             let body = &batch.frames[item.body.start as usize..item.body.end as usize];
             if let Served::Later(condition) = self.serve(batch.worker, &item.header, body, now_ms) {
@@ -88,7 +88,7 @@ impl Executor {
     }
 
     fn park_for_round(&mut self, batch: ReadBatch) {
-        let since = Instant::now();
+        let since = clock::instant();
         let park = |item: super::ReadItem| Parked {
             worker: batch.worker,
             header: item.header,
@@ -204,7 +204,7 @@ impl Executor {
     pub(super) fn give_up_old_reads(&mut self) {
         let replies = &mut self.replies;
         let mut keep = |read: &Parked| {
-            let keep = read.since.elapsed() < PARKED_MAX;
+            let keep = clock::since(read.since) < PARKED_MAX;
             if !keep {
                 replies.answer(read.worker, read.header.tag, AnswerStatus::Busy, &[]);
             }

@@ -51,7 +51,7 @@ impl Slowlog {
     /// Notes a command (a RESP array) that ran since `begun`; returns the time now, when the next
     /// one begins: one look at the clock per command.
     pub(crate) fn observe(&mut self, begun: Instant, command: &[u8]) -> Instant {
-        let now = Instant::now();
+        let now = crate::clock::instant();
         let duration = now - begun;
         if self.slower_than.is_some_and(|limit| duration >= limit) {
             self.note(duration, command);
