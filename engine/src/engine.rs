@@ -4,6 +4,7 @@ use crate::blocking::{BlockKind, BlockRequest, Waiter, WaiterName};
 use crate::command::{self, Ctx};
 use crate::config::EngineConfig;
 use crate::digest::Digest;
+use crate::effect::{Effect, Watched};
 use crate::expire::ExpiryCycle;
 use crate::hash;
 use crate::keyspace::{Clock, Keyspace};
@@ -12,6 +13,7 @@ use crate::outcome::Outcomes;
 use crate::random::Rng;
 use crate::reply::Reply;
 use crate::value::ValueRef;
+use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::{
     AnswerStatus, BatchHeader, ReadOp, RecordHeader, RecordOp, UnblockReason, flags,
 };
@@ -118,6 +120,19 @@ impl Engine {
         if !self.space.waiters.is_empty() {
             self.serve_waiters(batch.seed, index, &mut position, out);
         }
+        if !self.space.effects.list.is_empty() {
+            out.effects.append(&mut self.space.effects.list);
+        }
+    }
+
+    /// From now on [`Outcomes::effects`] and [`Engine::take_read_effects`] tell of these.
+    pub fn watch(&mut self, watched: Watched) {
+        self.space.effects.watched = watched;
+    }
+
+    /// Moves the effects of reads (`keymiss` events) to `out`.
+    pub fn take_read_effects(&mut self, out: &mut Vec<Effect>) {
+        out.append(&mut self.space.effects.list);
     }
 
     /// Executes a read-only command, or tells the versions of watched keys, and appends the reply.
@@ -177,6 +192,7 @@ impl Engine {
         command.run(&mut ctx, args);
         if ctx.keys.saw_due() {
             out.truncate(start);
+            self.space.effects.list.clear();
             return ReadOutcome::Expired;
         }
         ReadOutcome::Done
@@ -529,6 +545,7 @@ impl Engine {
             if header.op == RecordOp::Expire {
                 view.exists(key);
             } else if view.remove(key) {
+                view.notify(EventClasses::EVICTED, "evicted", key);
                 self.space.stats.evicted += 1;
             }
         }

@@ -499,3 +499,34 @@ proptest! {
         prop_assert_eq!(plain.engine.digest(), restored.engine.digest());
     }
 }
+
+#[test]
+fn effects_are_told_to_who_watches_and_cost_nothing_else() {
+    let mut c = Client::new();
+    c.run("SET k 1");
+    assert!(c.out.effects.is_empty());
+    let publications = true;
+    c.engine.watch(Watched { events: EventClasses::ALL, keys: true, publications });
+    c.run("SET k 2 PX 5");
+    assert_eq!(c.out.effects, [changed("k")]);
+    c.exec(&[], &["PUBLISH news hello", "SPUBLISH part x"]);
+    let published = |channel: &str, message: &str, sharded| Effect::Published {
+        channel: channel.as_bytes().into(),
+        message: message.as_bytes().into(),
+        sharded,
+    };
+    assert_eq!(c.out.effects, [published("news", "hello", false), published("part", "x", true)]);
+    c.time_ms += 10;
+    c.run("DEL k");
+    assert_eq!(c.out.effects, [changed("k"), event(EventClasses::EXPIRED, "expired", "k")]);
+    c.run("FLUSHALL");
+    assert_eq!(c.out.effects, [Effect::AllChanged]);
+}
+
+fn changed(key: &str) -> Effect {
+    Effect::Changed { key: key.as_bytes().into() }
+}
+
+fn event(class: EventClasses, event: &'static str, key: &str) -> Effect {
+    Effect::Event { class, event, db: 0, key: key.as_bytes().into() }
+}

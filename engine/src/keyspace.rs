@@ -6,6 +6,7 @@
 
 use crate::blocking::Waiters;
 use crate::checkpoint::Checkpoint;
+use crate::effect::Effects;
 use crate::entry::{Entry, EntryRef};
 use crate::error::CommandError;
 use crate::hash;
@@ -16,6 +17,7 @@ use crate::value::list::List;
 use crate::value::set::Set;
 use crate::value::zset::ZSet;
 use crate::value::{StrRef, Value, ValueMut, ValueRef};
+use holdfast_proto::events::EventClasses;
 use holdfast_proto::slot::{SLOT_COUNT, Slot};
 
 /// Counters that WATCH compares; see [`Keyspace::version`].
@@ -36,6 +38,8 @@ pub(crate) struct Keyspace {
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Number of the last checkpoint, 0 before the first.
     checkpoint_number: u16,
+    /// What others than the client are to be told.
+    pub(crate) effects: Effects,
 }
 
 /// Counters of this replica since it started; not replicated.
@@ -78,6 +82,7 @@ impl Keyspace {
             stats: KeyStats::default(),
             checkpoint: None,
             checkpoint_number: 0,
+            effects: Effects::default(),
         }
     }
 
@@ -239,9 +244,11 @@ impl Keyspace {
         true
     }
 
-    fn bump(&mut self, db: u16, hash: u64) {
+    /// A key changed: invalidates watches of it and tells who tracks it.
+    fn signal(&mut self, db: u16, hash: u64, key: &[u8]) {
         let version = &mut self.versions[watch_index(db, hash)];
         *version = version.wrapping_add(1);
+        self.effects.changed(key);
     }
 
     /// Bumps every counter: FLUSHDB, FLUSHALL and SWAPDB touch every key.
@@ -249,6 +256,7 @@ impl Keyspace {
         for version in &mut self.versions {
             *version = version.wrapping_add(1);
         }
+        self.effects.all_changed();
     }
 
     /// Empties a database.
@@ -491,8 +499,9 @@ impl Keys<'_> {
     fn expired(&mut self, slot: usize, hash: u64, key: &[u8], at: u64) {
         if self.clock.apply {
             self.space.remove_entry(self.db, slot, hash, key);
-            self.space.bump(self.db, hash);
+            self.space.signal(self.db, hash, key);
             self.space.stats.expired += 1;
+            self.notify(EventClasses::EXPIRED, "expired", key);
         } else if at > self.clock.applied_ms {
             self.saw_due = true;
         }
@@ -502,6 +511,7 @@ impl Keys<'_> {
     pub(crate) fn get(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
         let Some(entry) = self.find(key) else {
             self.space.stats.misses += 1;
+            self.notify(EventClasses::KEY_MISS, "keymiss", key);
             return None;
         };
         let entry: *const Entry = entry;
@@ -553,7 +563,7 @@ impl Keys<'_> {
     /// that wait for it (Redis's `signalModifiedKey`). Cheap, but not free: once per key and command.
     pub(crate) fn modified(&mut self, key: &[u8]) {
         let (slot, hash) = self.place(key);
-        self.space.bump(self.db, hash);
+        self.space.signal(self.db, hash, key);
         let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return };
         if entry.value().aggregate_len() == Some(0) {
             self.space.remove_entry(self.db, slot, hash, key);
@@ -595,7 +605,7 @@ impl Keys<'_> {
             if old != expire_at {
                 self.space.set_entry_expiry(self.db, slot, hash, key, expire_at);
             }
-            self.space.bump(self.db, hash);
+            self.space.signal(self.db, hash, key);
             return;
         }
         self.space.remove_entry(self.db, slot, hash, key);
@@ -640,7 +650,7 @@ impl Keys<'_> {
             entry.set_int(value);
         }
         let (_, hash) = self.place(key);
-        self.space.bump(self.db, hash);
+        self.space.signal(self.db, hash, key);
     }
 
     /// Deletes a key; `true` if it was there. Signals the modification.
@@ -653,7 +663,7 @@ impl Keys<'_> {
         self.find(key)?;
         let (slot, hash) = self.place(key);
         let entry = self.space.remove_entry(self.db, slot, hash, key)?;
-        self.space.bump(self.db, hash);
+        self.space.signal(self.db, hash, key);
         let expire_at = entry.expire_at();
         Some((entry.into_value(), expire_at))
     }
@@ -665,8 +675,21 @@ impl Keys<'_> {
             return false;
         }
         let (slot, hash) = self.place(key);
-        self.space.bump(self.db, hash);
+        self.space.signal(self.db, hash, key);
         self.space.set_entry_expiry(self.db, slot, hash, key, at)
+    }
+
+    /// Emits a keyspace event (Redis's `notifyKeyspaceEvent`), to be called where Redis does. Costs
+    /// one comparison while nobody wants events of the class.
+    #[inline]
+    pub(crate) fn notify(&mut self, class: EventClasses, event: &'static str, key: &[u8]) {
+        self.space.effects.event(class, event, self.db, key);
+    }
+
+    /// Publishes a message from inside the log (transactions, scripts): the primary delivers it
+    /// once the record is applied. How many receive it is not known to the state machine.
+    pub(crate) fn publish(&mut self, channel: &[u8], message: &[u8], sharded: bool) {
+        self.space.effects.published(channel, message, sharded);
     }
 
     fn remove_quietly(&mut self, key: &[u8]) {
@@ -684,8 +707,8 @@ impl Keys<'_> {
         if !self.space.waiters.is_empty() {
             self.space.waiters.key_changed(self.db, entry.key());
         }
+        self.space.signal(self.db, hash, entry.key());
         self.space.insert_entry(self.db, slot, hash, entry);
-        self.space.bump(self.db, hash);
     }
 }
 

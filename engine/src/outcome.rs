@@ -1,5 +1,6 @@
 //! What applying records produces.
 
+use crate::effect::Effect;
 use holdfast_proto::frame::AnswerStatus;
 use holdfast_proto::ids::WorkerId;
 use std::ops::Range;
@@ -23,6 +24,9 @@ pub struct Outcomes {
     pub completions: Vec<Completion>,
     /// The payloads, one after the other.
     pub buf: Vec<u8>,
+    /// What others are to be told, in the order in which it happened; empty unless
+    /// [`Engine::watch`](crate::Engine::watch) asked for it.
+    pub effects: Vec<Effect>,
 }
 
 impl Outcomes {
@@ -34,6 +38,7 @@ impl Outcomes {
     pub fn clear(&mut self) {
         self.completions.clear();
         self.buf.clear();
+        self.effects.clear();
     }
 
     pub fn payload(&self, completion: &Completion) -> &[u8] {

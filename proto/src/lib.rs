@@ -9,7 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod events;
 pub mod frame;
+pub mod glob;
 pub mod ids;
 pub mod resp;
 pub mod sentinel_client;

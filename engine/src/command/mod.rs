@@ -44,7 +44,8 @@
 //!
 //! Rules: effects depend on logical values only, never on layout or encoding; random choices come
 //! from `ctx.rng` over an order that does not depend on layout (`Table::random`, sorted members);
-//! `ctx.keys.now_ms()` is the time. One `modified` per changed key. A command that only reads must
+//! `ctx.keys.now_ms()` is the time. One `modified` per changed key, and `ctx.keys.notify` with the
+//! event where Redis calls `notifyKeyspaceEvent` (in its order: tests compare the sequences). A command that only reads must
 //! not call `*_mut`: it may run on the read path.
 
 use crate::blocking::{BlockKind, BlockRequest};
@@ -66,6 +67,7 @@ mod keys;
 mod lcs;
 mod list;
 mod object;
+mod pubsub;
 pub(crate) mod scan;
 mod set;
 mod sort;
@@ -189,6 +191,7 @@ const FAMILIES: &[&[Command]] = &[
     expiry::COMMANDS,
     keys::COMMANDS,
     object::COMMANDS,
+    pubsub::COMMANDS,
     database::COMMANDS,
     scan::COMMANDS,
     sort::COMMANDS,

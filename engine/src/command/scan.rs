@@ -2,10 +2,10 @@
 
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
-use crate::glob;
 use crate::keyspace::Keys;
 use crate::num::int_arg;
 use crate::table::Keyed;
+use holdfast_proto::glob;
 use holdfast_proto::slot::SLOT_COUNT;
 
 pub(super) const COMMANDS: &[Command] =

@@ -1,7 +1,7 @@
 //! Glob patterns of KEYS, SCAN and PSUBSCRIBE, as Redis's `stringmatchlen` reads them.
 
 /// Whether `text` matches: `*`, `?`, `[abc]`, `[^a]`, `[a-z]` and `\` to quote.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     // Where to go on when a mismatch lets the last star take one more byte. Only the last star ever
     // needs to be reconsidered, so the time is bounded by the product of the lengths.
