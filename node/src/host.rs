@@ -217,7 +217,15 @@ impl Host {
             spec: Arc::clone(spec),
         });
         let thread = std::thread::Builder::new().name(format!("exec-{shard}"));
-        let executor = thread.spawn(move || executor.run()).context("start an executor")?;
+        let stop = self.node.stop.clone();
+        let guarded = move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| executor.run()));
+            if result.is_err() {
+                // Half a command may be applied: nothing may be served from this state.
+                stop.fatal(format!("the executor of {shard} panicked"));
+            }
+        };
+        let executor = thread.spawn(guarded).context("start an executor")?;
         self.node.shards.insert(handle.clone());
         let parts = GroupParts { replica: core, handle, seed: random_u64() };
         self.node.consensus.send(Input::Open(Box::new(parts)));

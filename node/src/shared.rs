@@ -92,6 +92,8 @@ pub(crate) struct ShardShared {
     /// Bytes of writes that wait for the consensus thread: the link server stops reading above a
     /// bound.
     pub(crate) queued_bytes: AtomicUsize,
+    /// By the consensus thread: it waits for the executor to catch up.
+    pub(crate) wake_when_applied: AtomicBool,
     status: Mutex<v1::ReplicaStatus>,
 }
 
@@ -128,6 +130,7 @@ impl ShardShared {
             checkpoint_index: AtomicU64::new(0),
             counters: Counters::default(),
             queued_bytes: AtomicUsize::new(0),
+            wake_when_applied: AtomicBool::new(false),
             status: Mutex::new(v1::ReplicaStatus::default()),
         }
     }
@@ -149,7 +152,8 @@ impl ShardShared {
 
     pub(crate) fn publish_applied(&self, index: LogIndex, cluster_time_ms: u64) {
         self.cluster_time_ms.store(cluster_time_ms, Ordering::Release);
-        self.applied_index.store(index.0, Ordering::Release);
+        // Sequentially consistent with `wake_when_applied`.
+        self.applied_index.store(index.0, Ordering::SeqCst);
     }
 
     pub(crate) fn publish_status(&self, status: v1::ReplicaStatus) {
@@ -185,7 +189,7 @@ impl ShardShared {
     }
 
     pub(crate) fn applied_index(&self) -> LogIndex {
-        LogIndex(self.applied_index.load(Ordering::Acquire))
+        LogIndex(self.applied_index.load(Ordering::SeqCst))
     }
 
     pub(crate) fn cluster_time_ms(&self) -> u64 {

@@ -22,7 +22,16 @@ use std::time::Duration;
 /// Entries proposed and not yet committed; beyond that writes gather into larger entries. One
 /// entry on its way and one being written keep log, network and executor busy; more only make
 /// entries smaller and every write dearer.
-const IN_FLIGHT_MAX: usize = 4;
+const IN_FLIGHT_MAX: usize = 2;
+
+/// Entries committed and not yet applied; beyond that nothing is proposed, so that a slow command
+/// does not pile up entries in memory (at most this many of about 1 MiB).
+const APPLY_LAG_MAX: u64 = 128;
+
+/// A new primary has better things to do than to drop lanes: it starts after 10 s.
+const RETIRE_AFTER_TICKS: u32 = 200;
+/// Workers retired with one tick. Each costs a look at every slot.
+const RETIRE_AT_ONCE: usize = 16;
 
 /// What the host opened, for this thread to run.
 pub(crate) struct GroupParts {
@@ -67,12 +76,17 @@ impl OrderReply {
 /// Workers whose lanes the shards drop.
 #[derive(Default)]
 pub(crate) struct Retired {
+    /// Every worker below this one.
+    below: u64,
     workers: BTreeSet<u64>,
 }
 
 impl Retired {
     pub(crate) fn new(topology: &v1::Topology) -> Self {
-        Self { workers: topology.retired_workers.iter().copied().collect() }
+        Self {
+            below: topology.retired_workers_below,
+            workers: topology.retired_workers.iter().copied().collect(),
+        }
     }
 }
 
@@ -91,8 +105,12 @@ pub(crate) struct Group {
     /// Time stamp of our latest entry.
     last_time_ms: u64,
     seeds: Seeds,
-    /// Workers whose retirement was proposed since we lead.
+    ticks_serving: u32,
+    /// Workers whose retirement was proposed since we lead: all below the first, and the others.
+    retire_next: u64,
     retiring: BTreeSet<u64>,
+    /// The last entry that the executor was given.
+    handed_over: LogIndex,
     /// Orders that are done when something happens.
     awaited: Vec<(Awaited, OrderReply)>,
 }
@@ -135,7 +153,10 @@ impl Group {
             serves: false,
             last_time_ms: 0,
             seeds: Seeds(parts.seed),
+            ticks_serving: 0,
+            retire_next: 1,
             retiring: BTreeSet::new(),
+            handed_over: LogIndex(0),
             awaited: Vec::new(),
         }
     }
@@ -178,15 +199,28 @@ impl Group {
     pub(crate) fn tick(&mut self, now: Duration, retired: &Retired) {
         self.replica.tick(now);
         if self.serves {
-            let new: Vec<u64> = retired.workers.difference(&self.retiring).copied().collect();
-            let records: Vec<_> = new.iter().map(|w| InternalRecord::retire(*w)).collect();
-            if !records.is_empty() {
-                self.take_internal(&records);
-                self.retiring.extend(new);
-            }
+            self.retire(retired);
         }
         self.publish_status();
         self.tick_awaited();
+    }
+
+    /// Every primary proposes all retirements anew: they do nothing the second time.
+    fn retire(&mut self, retired: &Retired) {
+        self.ticks_serving = self.ticks_serving.saturating_add(1);
+        if self.ticks_serving < RETIRE_AFTER_TICKS {
+            return;
+        }
+        let mut ids: Vec<u64> = (self.retire_next..retired.below).take(RETIRE_AT_ONCE).collect();
+        self.retire_next += ids.len() as u64;
+        let listed = retired.workers.difference(&self.retiring).take(RETIRE_AT_ONCE);
+        let listed: Vec<u64> = listed.copied().collect();
+        ids.extend(&listed);
+        self.retiring.extend(listed);
+        if !ids.is_empty() {
+            let records: Vec<_> = ids.into_iter().map(InternalRecord::retire).collect();
+            self.take_internal(&records);
+        }
     }
 
     /// Proposes what waits and carries out what the replica wants.
@@ -207,7 +241,7 @@ impl Group {
     }
 
     fn propose(&mut self, now: Duration, shell: &mut Shell) {
-        while self.serves && self.in_flight.len() < IN_FLIGHT_MAX {
+        while self.serves && self.in_flight.len() < IN_FLIGHT_MAX && !self.executor_lags() {
             let Some(entry) = self.next_entry() else { return };
             match self.replica.propose(now, entry.clone()) {
                 Ok((_, index)) => self.in_flight.push_back((index, entry)),
@@ -224,6 +258,18 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// If so, the executor wakes this thread when it has applied more.
+    fn executor_lags(&self) -> bool {
+        let shared = &self.handle.shared;
+        let lags = || self.handed_over.0.saturating_sub(shared.applied_index().0) > APPLY_LAG_MAX;
+        if !lags() {
+            return false;
+        }
+        shared.wake_when_applied.store(true, Ordering::SeqCst);
+        // It may have applied everything just before it could see the wish.
+        lags()
     }
 
     fn next_entry(&mut self) -> Option<Bytes> {
@@ -288,6 +334,7 @@ impl Group {
         while self.in_flight.front().is_some_and(|(index, _)| *index <= last) {
             self.in_flight.pop_front();
         }
+        self.handed_over = last;
         self.handle.executor.send(executor::Input::Committed(committed));
     }
 
@@ -322,6 +369,7 @@ impl Group {
             // Everything older is applied: our stamps go on from its time.
             self.last_time_ms = self.last_time_ms.max(self.handle.shared.cluster_time_ms());
             self.retiring.clear();
+            (self.retire_next, self.ticks_serving) = (1, 0);
         }
         self.handle.shared.publish_lease(self.replica.lease_until());
         self.handle.shared.publish_serving(serving);

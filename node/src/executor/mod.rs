@@ -210,14 +210,14 @@ impl Executor {
         self.serve_ready_reads();
         // Answers do not wait for what else is in this turn.
         self.replies.flush();
-        // While the replica serves, the consensus thread learns of it with its next turn; before
-        // that, serving waits for it.
+        // The consensus thread need not know at once, except before it can serve.
         let shard = self.shared.shard;
         let applied = consensus_loop::Input::Applied { shard, index: last };
-        if self.primary && self.shared.is_serving() {
-            self.node.consensus.send_quietly(applied);
-        } else {
+        let awaited = self.shared.wake_when_applied.swap(false, Ordering::SeqCst);
+        if awaited || (self.primary && !self.shared.is_serving()) {
             self.node.consensus.send(applied);
+        } else {
+            self.node.consensus.send_quietly(applied);
         }
     }
 
