@@ -9,16 +9,20 @@
 //! asks for and in which order, [`state`] what survives a restart; [`log`] stores that
 //! ([`log::memory`] for tests and simulation, [`log::engine`] on disk, [`log::writer`] the thread
 //! that groups writes of all replicas, [`log::side_record`] the amnesia rule); [`transport`] moves
-//! messages between processes; [`testing`] is a deterministic cluster for tests.
+//! messages between processes; [`durable`] ends the process when a disk fails, [`faults`] makes it fail
+//! in tests; [`testing`] is a deterministic cluster for tests.
 
 #![forbid(unsafe_code)]
 // The raft crate's messages have private fields: there is no other way to fill them in.
 #![allow(clippy::field_reassign_with_default)]
 
+pub mod clock;
 mod config;
 mod convert;
+pub mod durable;
 mod effects;
 mod error;
+pub mod faults;
 mod lease;
 pub mod log;
 mod membership;

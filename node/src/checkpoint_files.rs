@@ -1,11 +1,11 @@
 //! Checkpoints on disk: `checkpoint-<index>.rdb`, and beside it `checkpoint-<index>.json`, which is
 //! written last and says what the file is. A checkpoint without it does not exist.
 
-use crate::identity::{sync_folder_of, write_durably};
+use holdfast_consensus::durable::{self, DurableFile};
 use holdfast_proto::ids::LogIndex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// One checkpoint: the state after applying `index`. Its term and membership are in the log store.
@@ -45,11 +45,12 @@ fn description_path(folder: &Path, index: LogIndex) -> PathBuf {
     folder.join(format!("checkpoint-{}.json", index.0))
 }
 
-/// A checkpoint being written; without [`Writer::finish`] nothing remains of it.
+/// A checkpoint being written; without [`Writer::finish`] nothing remains of it. A failed write or
+/// sync ends the process.
 pub(crate) struct Writer {
     folder: PathBuf,
     temporary: PathBuf,
-    file: File,
+    file: DurableFile,
     len_bytes: u64,
     crc: crc32fast::Hasher,
     finished: bool,
@@ -60,7 +61,7 @@ impl Writer {
     pub(crate) fn create(folder: &Path, kind: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let temporary = folder.join(format!("{kind}.tmp"));
-        let file = File::create(&temporary)?;
+        let file = DurableFile::create(&temporary)?;
         Ok(Self {
             folder: folder.to_owned(),
             temporary,
@@ -71,11 +72,10 @@ impl Writer {
         })
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.file.write(bytes);
         self.len_bytes += bytes.len() as u64;
         self.crc.update(bytes);
-        Ok(())
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
@@ -86,12 +86,12 @@ impl Writer {
     pub(crate) fn finish(mut self, index: LogIndex) -> io::Result<CheckpointFile> {
         let crc32 = self.crc.clone().finalize();
         let file = CheckpointFile { index, len_bytes: self.len_bytes, crc32 };
-        self.file.sync_all()?;
+        self.file.sync();
         let path = rdb_path(&self.folder, index);
         fs::rename(&self.temporary, &path)?;
         self.finished = true;
-        sync_folder_of(&path)?;
-        write_durably(&description_path(&self.folder, index), file.to_json().as_bytes())?;
+        durable::sync_folder_of(&path)?;
+        durable::replace(&description_path(&self.folder, index), file.to_json().as_bytes())?;
         Ok(file)
     }
 }
@@ -200,11 +200,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for index in [5, 9, 12] {
             let mut writer = Writer::create(folder.path(), "taken").unwrap();
-            writer.write(b"data").unwrap();
+            writer.write(b"data");
             writer.finish(LogIndex(index)).unwrap();
         }
         let mut writer = Writer::create(folder.path(), "taken").unwrap();
-        writer.write(b"half").unwrap();
+        writer.write(b"half");
         drop(writer);
         let found = list(folder.path()).unwrap();
         assert_eq!(found.iter().map(|m| m.index.0).collect::<Vec<_>>(), [12, 9, 5]);

@@ -1,6 +1,5 @@
 //! The clocks of the shell. With the feature `simulation` a thread may run on virtual time.
 
-use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "simulation")]
@@ -45,8 +44,7 @@ pub(crate) fn monotonic() -> Duration {
     if let Some((monotonic, _, _)) = virtual_time() {
         return monotonic;
     }
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    holdfast_consensus::clock::monotonic()
 }
 
 /// Milliseconds since the Unix epoch, by the machine's clock.
@@ -59,6 +57,5 @@ pub(crate) fn wall_us() -> u64 {
     if let Some((_, wall_us, _)) = virtual_time() {
         return wall_us;
     }
-    let now = clock_gettime(ClockId::Realtime);
-    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+    holdfast_consensus::clock::wall_us()
 }

@@ -2,13 +2,14 @@
 //! from disk, fetching checkpoints, telling the sentinels.
 
 use crate::checkpoint_files;
+use crate::clock;
 use crate::consensus_loop::{GroupParts, Input, Order, OrderReply, TICK};
 use crate::executor::{self, Executor};
 use crate::identity::{DataDir, random_u64};
 use crate::mailbox::Mailbox;
 use crate::open::{self, OpenError};
+use crate::pull;
 use crate::shared::{NodeShared, ShardHandle, ShardShared};
-use crate::{clock, pull};
 use anyhow::Context;
 use holdfast_consensus::log::writer::LogWriterHandle;
 use holdfast_consensus::{Replica, ReplicaConfig};

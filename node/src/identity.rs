@@ -8,9 +8,9 @@
 //! ```
 
 use crate::config::to_hex;
+use holdfast_consensus::durable;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const IDENTITY: &str = "identity.json";
@@ -93,25 +93,8 @@ impl DataDir {
 
     pub(crate) fn record(&self, identity: &Identity) -> Result<(), DataDirError> {
         let text = serde_json::to_string_pretty(identity).expect("an identity is plain JSON");
-        write_durably(&self.path.join(IDENTITY), text.as_bytes())
+        durable::replace(&self.path.join(IDENTITY), text.as_bytes())
             .map_err(|source| DataDirError::Io { path: self.path.clone(), source })
-    }
-}
-
-/// Replaces `path` as a whole: temporary file, fsync, rename, fsync of the folder.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_folder_of(path)
-}
-
-pub(crate) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 

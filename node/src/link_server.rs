@@ -12,6 +12,7 @@ use crate::links::{Link, Replies};
 use crate::shared::{NodeShared, ShardHandle};
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
+use holdfast_consensus::faults::{self, Point};
 use holdfast_proto::frame::{
     AnswerStatus, FrameError, LINK_VERSION, RecordHeader, RequestRef, Response, whole_frames_len,
 };
@@ -137,6 +138,7 @@ async fn write_link(link: Arc<Link>, mut write: OwnedWriteHalf) {
         if write.write_all(&frames).await.is_err() {
             return;
         }
+        faults::reach(Point::AfterReply);
         spare = frames;
         spare.clear();
         if spare.capacity() > 4 * 1024 * 1024 {

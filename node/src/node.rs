@@ -1,5 +1,6 @@
 //! The life of a node: open the data directory, bind, register, start the threads, stop.
 
+use crate::clock;
 use crate::config::Config;
 use crate::consensus_loop::{ConsensusLoop, FromPeers, Input, Shell};
 use crate::control::{Control, Services};
@@ -8,10 +9,11 @@ use crate::identity::{DataDir, Identity};
 use crate::links::{LinkTable, Replies};
 use crate::mailbox::Mailbox;
 use crate::shared::{NodeShared, Registry, Stop, StopReason};
-use crate::{clock, executor, heartbeat, link_server, metrics};
+use crate::{executor, heartbeat, link_server, metrics};
 use anyhow::Context;
 use bytes::Bytes;
 use holdfast_consensus::LogStore;
+use holdfast_consensus::faults;
 use holdfast_consensus::log::engine::{RaftEngineOptions, RaftEngineStore};
 use holdfast_consensus::log::side_record::{Decision, SideRecord, boot_id};
 use holdfast_consensus::log::writer::{LogWriter, LogWriterConfig, SyncPolicy};
@@ -109,6 +111,7 @@ impl Node {
     pub fn start(config: Config, bound: Bound, source: Source) -> anyhow::Result<Self> {
         let secret = config.load_secret()?;
         let data = Arc::new(DataDir::open(&config.data_dir)?);
+        faults::start(&config.data_dir).map_err(anyhow::Error::msg)?;
         let identity = data.identity(&config.cluster_id.0)?;
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)

@@ -7,7 +7,6 @@ use std::time::Duration;
 use holdfast_proto::v1;
 use tokio::time::{Instant, timeout};
 
-use crate::clock;
 use crate::core::balance::{Balancer, Reason, Transfer};
 use crate::core::metadata::Command;
 use crate::core::metadata::command::{
@@ -19,6 +18,7 @@ use crate::core::quorum::Verdict;
 use crate::core::repair::{self, Step};
 use crate::group::ProposeResult;
 use crate::shared::Sentinel;
+use holdfast_consensus::clock;
 
 /// Between rounds when nothing is registered.
 const ROUND: Duration = Duration::from_secs(1);

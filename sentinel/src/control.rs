@@ -10,7 +10,6 @@ use holdfast_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::clock;
 use crate::core::detector::Change;
 use crate::core::election::{self, Cause};
 use crate::core::metadata::Command;
@@ -21,6 +20,7 @@ use crate::core::view::Restarted;
 use crate::group::Published;
 use crate::shared::{Sentinel, Told};
 use crate::sight::Seen;
+use holdfast_consensus::clock;
 
 /// Without news the loop looks around this often: opinions age, damping ends.
 const LOOK_AROUND: Duration = Duration::from_millis(500);

@@ -19,10 +19,10 @@ use holdfast_proto::v1;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
-use crate::clock;
 use crate::core::metadata::{LogRecord, Metadata};
 use crate::group::{Input, Proposal, ProposeError, ProposeResult, Published};
 use crate::snapshots::Snapshots;
+use holdfast_consensus::{clock, durable};
 
 /// The log is cut after this many entries: weeks of an ordinary cluster.
 const SNAPSHOT_EVERY: u64 = 1024;
@@ -387,10 +387,7 @@ impl<S: LogStore> Driver<S> {
     fn must<T, E: std::fmt::Display>(&self, result: Result<T, E>, what: &str) -> T {
         match result {
             Ok(value) => value,
-            Err(error) => {
-                tracing::error!(%error, "cannot {what}: ending");
-                std::process::abort();
-            }
+            Err(error) => durable::fail(what, error),
         }
     }
 }

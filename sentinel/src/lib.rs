@@ -10,7 +10,6 @@ pub mod config;
 pub mod core;
 
 mod caretaker;
-mod clock;
 mod control;
 mod driver;
 mod group;

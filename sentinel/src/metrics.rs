@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::clock;
 use crate::core::quorum::Verdict;
 use crate::shared::Sentinel;
+use holdfast_consensus::clock;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_LEN_MAX: usize = 8192;

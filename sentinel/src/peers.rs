@@ -9,10 +9,10 @@ use holdfast_consensus::transport::{Transport, TransportConfig, TransportEvents}
 use holdfast_proto::ids::ShardId;
 use holdfast_proto::v1;
 
-use crate::clock;
 use crate::config::Config;
 use crate::driver::SendMessages;
 use crate::group::Input;
+use holdfast_consensus::clock;
 
 /// Passes on what the transport hears. A full queue drops: raft repeats.
 struct Inbox(Sender<Input>);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use holdfast_consensus::faults;
 use holdfast_consensus::log::engine::{RaftEngineOptions, RaftEngineStore};
 use holdfast_proto::v1::sentinel_server::SentinelServer;
 use rustix::fs::{FlockOperation, flock};
@@ -54,6 +55,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 pub fn run_until(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let secret = config.load_secret()?;
     let _lock = open_data_dir(&config)?;
+    faults::start(&config.data_dir).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, secret, stop))
 }

@@ -16,7 +16,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::caretaker;
-use crate::clock;
 use crate::core::balance;
 use crate::core::metadata::command::{
     AmendFailover, RecordEvent, RegisterNode, RegisterProxy, ReplaceReplica, SetSettings,
@@ -26,6 +25,7 @@ use crate::core::quorum::Verdict;
 use crate::core::view::Primary;
 use crate::group::{ProposeError, Published};
 use crate::shared::{Sentinel, Told};
+use holdfast_consensus::clock;
 
 /// Settings in one request; Redis has some 200 parameters.
 const SETTINGS_MAX: usize = 512;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
+use crate::caretaker;
 use crate::config::Config;
 use crate::control::Control;
 use crate::core::metadata::{LogRecord, Metadata};
@@ -23,7 +24,7 @@ use crate::group::{INPUTS_MAX, Input, MetadataGroup, Published};
 use crate::service::Service;
 use crate::shared::Sentinel;
 use crate::sight::{Identity, Sight, watch_nodes};
-use crate::{caretaker, clock};
+use holdfast_consensus::clock;
 
 /// Lease and drift margin of the nodes.
 const VETO: Duration = Duration::from_millis(275);

@@ -18,11 +18,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
-use crate::clock;
 use crate::core::detector::{
     Change, Detector, HEARTBEAT_INTERVAL, Input, Opinion, REFUSAL_SPACING,
 };
 use crate::group::Published;
+use holdfast_consensus::clock;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between attempts at a node that is known to be away.

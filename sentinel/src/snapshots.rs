@@ -1,9 +1,10 @@
 //! Snapshots of the metadata on disk: one small file, named by the index of its last entry.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use holdfast_consensus::durable;
 use holdfast_proto::ids::LogIndex;
 
 use crate::core::metadata::Metadata;
@@ -20,15 +21,9 @@ impl Snapshots {
         Self { dir: dir.to_owned() }
     }
 
-    /// Durable when it returns.
+    /// Durable when it returns; a failed write or sync ends the process.
     pub(crate) fn save(&self, index: LogIndex, state: &[u8]) -> io::Result<()> {
-        let path = self.path(index);
-        let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(state)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.dir)?.sync_all()
+        durable::replace(&self.path(index), state)
     }
 
     pub(crate) fn load(&self, index: LogIndex) -> io::Result<Metadata> {

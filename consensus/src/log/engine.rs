@@ -3,7 +3,7 @@
 //! Recycling of files is off (it leaks them after each SIGKILL, tikv/raft-engine#407), files are
 //! 64 MiB, and space is given back by [`LogStore::purge`] from outside. A damaged tail is cut at
 //! open; whether acknowledged entries were in it is for [`super::side_record`] to find out. A failed
-//! sync panics inside raft-engine, which ends the process: that is wanted.
+//! write or sync ends the process (see [`crate::durable`]).
 //!
 //! Each installed snapshot moves a group to a new *generation*, a group of its own for raft-engine.
 //! So no entry of a longer, divergent log can survive behind the snapshot.
@@ -16,10 +16,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
 use holdfast_proto::v1;
 use prost::Message as _;
-use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use raft_engine::{Command, Config, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
+use super::files::LogFiles;
 use super::{LogError, LogReader, LogStore, LogSyncer, LogWrite};
+use crate::durable;
+use crate::faults::{self, Point};
 use crate::state::{CheckpointMeta, Entry, HardState, StoredState};
+
+type Engine = raft_engine::Engine<LogFiles>;
 
 /// Key of [`HardRecord`].
 const HARD: &[u8] = b"h";
@@ -109,7 +114,7 @@ impl RaftEngineStore {
             .to_str()
             .ok_or_else(|| LogError::Corrupt(format!("{} is not UTF-8", dir.display())))?;
         std::fs::create_dir_all(dir)?;
-        let engine = Engine::open(Config {
+        let config = Config {
             dir: text.to_owned(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
             // Parallel recovery had false alarms (tikv/raft-engine#250).
@@ -120,9 +125,9 @@ impl RaftEngineStore {
             // Values are the users' own: compressing them again costs more than it saves.
             batch_compression_threshold: ReadableSize(0),
             ..Config::default()
-        })
-        .map_err(engine_error)?;
-        let engine = Arc::new(engine);
+        };
+        let engine = Engine::open_with_file_system(config, Arc::new(LogFiles));
+        let engine = Arc::new(engine.map_err(engine_error)?);
         let groups = load_groups(&engine)?;
         Ok(Self { dir: dir.to_owned(), engine, groups: Arc::new(Mutex::new(groups)) })
     }
@@ -348,14 +353,21 @@ impl LogSyncer for Syncer {
                 continue;
             }
             match File::open(path) {
-                Ok(file) => file.sync_data()?,
+                Ok(file) => sync_data(&file),
                 // Purged meanwhile.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
         }
         self.synced_to = files.pop();
+        faults::reach(Point::AfterFsync);
         Ok(())
+    }
+}
+
+fn sync_data(file: &File) {
+    if let Err(error) = faults::before_sync().and_then(|()| file.sync_data()) {
+        durable::fail("sync the log", error);
     }
 }
 

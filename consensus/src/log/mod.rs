@@ -7,6 +7,7 @@ use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
 use crate::state::{CheckpointMeta, Entry, HardState, StoredState};
 
 pub mod engine;
+mod files;
 pub mod memory;
 pub mod side_record;
 pub mod writer;

@@ -8,8 +8,7 @@
 //! shorter log than recorded is found here.)
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LogError;
 use super::writer::SyncPolicy;
+use crate::durable;
 use crate::state::StoredState;
 
 const FILE: &str = "durable.json";
@@ -181,13 +181,7 @@ impl SideRecord {
     fn save(&self) -> Result<(), LogError> {
         let bytes = serde_json::to_vec(&self.record)
             .map_err(|e| LogError::Corrupt(format!("record of synced entries: {e}")))?;
-        let temporary = self.path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        let dir = self.path.parent().expect("the record is in a directory");
-        File::open(dir)?.sync_all()?;
+        durable::replace(&self.path, &bytes)?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use holdfast_proto::ids::{LogIndex, ShardId, Term};
 
 use super::side_record::{SideRecord, SyncedTo};
 use super::{LogError, LogReader, LogStore, LogSyncer, LogWrite};
+use crate::durable;
 use crate::state::StoredState;
 
 /// Payload gathered for one write; more waits for the next.
@@ -132,7 +133,7 @@ impl LogWriterHandle {
     /// it must not run again. Waits for the disk.
     pub fn condemn(&self, shard: ShardId) {
         if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
-            or_abort(side.condemn(shard), "record a loss");
+            or_end(side.condemn(shard), "record a loss");
         }
     }
 
@@ -241,13 +242,13 @@ impl LogWriter {
         let mut store = self.writer.join().expect("the writer does not panic");
         let _ = self.stop_syncer.send(());
         let mut syncer = self.syncer.join().expect("the syncer does not panic");
-        or_abort(store.write(&[], true), "sync the log");
-        or_abort(syncer.sync(), "sync the log");
+        or_end(store.write(&[], true), "sync the log");
+        or_end(syncer.sync(), "sync the log");
         let side = self.side.lock().expect("no panic while locked").take();
         if let Some(mut side) = side {
             let tails = self.tails.lock().expect("no panic while locked").clone();
-            or_abort(side.update(&tails), "record what is synced");
-            or_abort(side.close(), "record the clean end");
+            or_end(side.update(&tails), "record what is synced");
+            or_end(side.close(), "record the clean end");
         }
     }
 }
@@ -286,7 +287,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if purged.elapsed() >= PURGE_EVERY {
-                or_abort(self.store.purge(), "purge the log");
+                or_end(self.store.purge(), "purge the log");
                 purged = Instant::now();
             }
         }
@@ -313,7 +314,7 @@ impl Writer {
         // A commit index alone is never waited for.
         let sync = self.cfg.policy == SyncPolicy::Always
             && batch.iter().any(|w| !w.entries.is_empty() || w.sync);
-        or_abort(self.store.write(batch, sync), "write the log");
+        or_end(self.store.write(batch, sync), "write the log");
         self.persisted.clear();
         {
             let mut tails = self.tails.lock().expect("no panic while locked");
@@ -346,7 +347,7 @@ impl Writer {
             note_tail(&mut tails, write);
         }
         if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
-            or_abort(side.update(&tails), "record what is synced");
+            or_end(side.update(&tails), "record what is synced");
         }
     }
 
@@ -358,10 +359,10 @@ impl Writer {
     }
 
     fn destroy(&mut self, shard: ShardId, done: &Sender<()>) {
-        or_abort(self.store.destroy(shard), "remove a log");
+        or_end(self.store.destroy(shard), "remove a log");
         self.tails.lock().expect("no panic while locked").remove(&shard);
         if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
-            or_abort(side.forget(shard), "forget a log");
+            or_end(side.forget(shard), "forget a log");
         }
         let _ = done.send(());
     }
@@ -406,10 +407,10 @@ impl Syncer {
         // What was written before the sync began is synced when it ends.
         let tails = self.tails.lock().expect("no panic while locked").clone();
         if self.cfg.policy == SyncPolicy::EverySecond {
-            or_abort(self.syncer.sync(), "sync the log");
+            or_end(self.syncer.sync(), "sync the log");
         }
         if let Some(side) = &mut *self.side.lock().expect("no panic while locked") {
-            or_abort(side.update(&tails), "record what is synced");
+            or_end(side.update(&tails), "record what is synced");
         }
     }
 }
@@ -424,12 +425,9 @@ impl LogSyncer for NoSyncer {
 
 /// What is on disk after a failed write or sync is unknown: the process must end, and never try
 /// again.
-fn or_abort<T>(result: Result<T, LogError>, what: &str) -> T {
+fn or_end<T>(result: Result<T, LogError>, what: &str) -> T {
     match result {
         Ok(value) => value,
-        Err(error) => {
-            tracing::error!(%error, "cannot {what}, the process ends");
-            std::process::abort();
-        }
+        Err(error) => durable::fail(what, error),
     }
 }

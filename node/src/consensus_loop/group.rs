@@ -8,6 +8,7 @@ use crate::link_server::answer_chunk;
 use crate::links::{Replies, not_primary_payload};
 use crate::shared::ShardHandle;
 use bytes::Bytes;
+use holdfast_consensus::faults::{self, Point};
 use holdfast_consensus::{
     CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, PeerProgress,
     ProposeError, Replica, Role, RoleChange, StepError,
@@ -243,6 +244,7 @@ impl Group {
     fn propose(&mut self, now: Duration, shell: &mut Shell) {
         while self.serves && self.in_flight.len() < IN_FLIGHT_MAX && !self.executor_lags() {
             let Some(entry) = self.next_entry() else { return };
+            faults::reach(Point::BeforePropose);
             match self.replica.propose(now, entry.clone()) {
                 Ok((_, index)) => self.in_flight.push_back((index, entry)),
                 Err(ProposeError::Busy | ProposeError::Transferring { .. }) => {
@@ -335,6 +337,7 @@ impl Group {
             self.in_flight.pop_front();
         }
         self.handed_over = last;
+        faults::reach(Point::AfterCommit);
         self.handle.executor.send(executor::Input::Committed(committed));
     }
 

@@ -283,7 +283,7 @@ fn try_write(folder: PathBuf, slices: &Receiver<Slice>) -> std::io::Result<Optio
     let mut writer = Writer::create(&folder, "taken")?;
     while let Ok(slice) = slices.recv() {
         match slice {
-            Slice::Bytes(bytes) => writer.write(&bytes)?,
+            Slice::Bytes(bytes) => writer.write(&bytes),
             Slice::End(index) => return writer.finish(index).map(Some),
         }
     }

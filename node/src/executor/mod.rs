@@ -19,6 +19,7 @@ use crate::shared::{NodeShared, ShardShared};
 use bytes::Bytes;
 use checkpoint::CheckpointJob;
 use duties::Duties;
+use holdfast_consensus::faults::{self, Point};
 use holdfast_consensus::{Committed, EntryKind};
 use holdfast_engine::{Engine, Outcomes};
 use holdfast_proto::frame::RECORD_HEADER_LEN;
@@ -208,6 +209,7 @@ impl Executor {
         }
         self.publish();
         self.serve_ready_reads();
+        faults::reach(Point::AfterApply);
         // Answers do not wait for what else is in this turn.
         self.replies.flush();
         // The consensus thread need not know at once, except before it can serve.

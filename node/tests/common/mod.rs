@@ -180,6 +180,7 @@ impl Cluster {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "node_process", "--nocapture"])
             .env(NODE_ENV, self.dir(id))
+            .env("HOLDFAST_FAULTS", "1")
             .stdout(Stdio::null())
             .stderr(
                 std::fs::File::options()
@@ -199,6 +200,27 @@ impl Cluster {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// What goes wrong in a node from now on, as in `holdfast_consensus::faults`.
+    pub fn faults(&self, id: u64, faults: &str) {
+        std::fs::write(self.dir(id).join("data").join("faults"), faults).unwrap();
+    }
+
+    /// How a node ended by itself.
+    pub fn ended(&mut self, id: u64) -> std::process::ExitStatus {
+        let child = self.nodes[id as usize - 1].as_mut().unwrap();
+        let mut status = None;
+        wait_until("the node to end", Duration::from_secs(10), || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        self.nodes[id as usize - 1] = None;
+        status.unwrap()
+    }
+
+    pub fn log(&self, id: u64) -> String {
+        std::fs::read_to_string(self.dir(id).join("log")).unwrap_or_default()
     }
 
     /// SIGTERM, and the exit code.
