@@ -95,9 +95,9 @@ impl ClusterAccess {
         Ok(())
     }
 
-    /// Every shard has a primary that serves now (not one remembered from before a restart), and
-    /// every proxy in `uris` accepts connections.
-    pub async fn is_serving(&self) -> bool {
+    /// Every shard has a primary that serves now, not one remembered from before a restart, and a
+    /// proxy has registered.
+    pub async fn shards_serve(&self) -> bool {
         let Ok(status) = self.status().await else { return false };
         let Some(topology) = status.topology else { return false };
         let wanted = topology.spec.as_ref().map_or(1, |spec| spec.shards) as usize;
@@ -105,10 +105,14 @@ impl ClusterAccess {
             let mut replicas = status.nodes.iter().flat_map(|node| &node.replicas);
             replicas.any(|replica| replica.shard == shard && replica.serving)
         };
-        if topology.shards.len() != wanted
-            || !topology.shards.iter().all(|shard| serves(shard.id))
-            || topology.proxies.is_empty()
-        {
+        topology.shards.len() == wanted
+            && topology.shards.iter().all(|shard| serves(shard.id))
+            && !topology.proxies.is_empty()
+    }
+
+    /// Every shard serves, and every proxy in `uris` accepts connections.
+    pub async fn is_serving(&self) -> bool {
+        if !self.shards_serve().await {
             return false;
         }
         for uri in &self.uris {

@@ -9,6 +9,9 @@ mod bench;
 pub mod client;
 pub mod cluster;
 mod daemon;
+mod deployment;
+mod health;
+mod init;
 mod operator;
 mod up;
 
@@ -34,6 +37,8 @@ enum Command {
     /// Run a proxy.
     Proxy(daemon::DaemonArgs),
     Bench(Box<bench::BenchArgs>),
+    Init(Box<init::InitArgs>),
+    Health(health::HealthArgs),
     #[command(flatten)]
     Operator(operator::OperatorCommand),
 }
@@ -47,6 +52,8 @@ pub fn main() {
         Command::Sentinel(args) => daemon::sentinel(args),
         Command::Proxy(args) => daemon::proxy(args),
         Command::Bench(args) => bench::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Health(args) => health::run(args),
         Command::Operator(command) => operator::run(command, &cli.cluster),
     };
     if let Err(error) = result {

@@ -1,4 +1,4 @@
-//! `/metrics` for Prometheus and `/healthz`.
+//! `/metrics` for Prometheus and `/live` and `/ready`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,10 +37,10 @@ async fn answer(sentinel: &Sentinel, mut stream: TcpStream) -> std::io::Result<(
     }
     let (status, body) = if request.starts_with(b"GET /metrics") {
         ("200 OK", render(sentinel))
-    } else if request.starts_with(b"GET /healthz") {
+    } else if request.starts_with(b"GET /live") || request.starts_with(b"GET /ready") {
         ("200 OK", "ok\n".to_owned())
     } else {
-        ("404 Not Found", "try /metrics\n".to_owned())
+        ("404 Not Found", "see /metrics, /live, /ready\n".to_owned())
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\n\

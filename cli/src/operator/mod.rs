@@ -12,7 +12,7 @@ use crate::cluster::ClusterArgs;
 #[derive(clap::Subcommand)]
 pub(crate) enum OperatorCommand {
     /// Show nodes, shards, primaries and their state.
-    Status,
+    Status(status::StatusArgs),
     /// Hand a shard over to another node without losing or failing a request.
     Failover(failover::FailoverArgs),
     /// Act on one replica.
@@ -21,18 +21,18 @@ pub(crate) enum OperatorCommand {
     /// Show what happened: elections, failovers, restarts, changes.
     Events(events::EventsArgs),
     /// Show how clients connect.
-    Connection,
+    Connection(connection::ConnectionArgs),
 }
 
 pub(crate) fn run(command: &OperatorCommand, cluster: &ClusterArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            OperatorCommand::Status => status::run(cluster).await,
+            OperatorCommand::Status(args) => status::run(args, cluster).await,
             OperatorCommand::Failover(args) => failover::run(args, cluster).await,
             OperatorCommand::Replica(command) => replica::run(command, cluster).await,
             OperatorCommand::Events(args) => events::run(args, cluster).await,
-            OperatorCommand::Connection => connection::run(cluster),
+            OperatorCommand::Connection(args) => connection::run(args, cluster),
         }
     })
 }

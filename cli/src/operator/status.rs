@@ -1,13 +1,35 @@
 //! `holdfast status`.
 
 use crate::cluster::ClusterArgs;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use holdfast_proto::v1::{NodeHealth, NodeStatus, ReplicaStatus, ShardInfo, StatusReply, Topology};
+use std::time::{Duration, Instant};
 
-pub(super) async fn run(cluster: &ClusterArgs) -> anyhow::Result<()> {
-    let status = cluster.access()?.status().await?;
+#[derive(clap::Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Wait up to this many seconds until every shard has a primary that serves; exit code 1 if
+    /// that does not happen.
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+}
+
+/// Between two looks at the cluster.
+const WAIT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(args: &StatusArgs, cluster: &ClusterArgs) -> anyhow::Result<()> {
+    let access = cluster.access()?;
+    if let Some(seconds) = args.wait {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !access.shards_serve().await {
+            if Instant::now() >= deadline {
+                bail!("not every shard has a primary after {seconds} s");
+            }
+            tokio::time::sleep(WAIT_PAUSE).await;
+        }
+    }
+    let status = access.status().await?;
     let topology = status.topology.as_ref().context("the sentinel sent no topology")?;
     if cluster.json {
         print_json(&status, topology)

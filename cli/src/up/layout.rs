@@ -2,10 +2,11 @@
 //! same cluster again.
 
 use super::UpArgs;
-use super::files;
+use crate::deployment::configs::{Deployment, NodeSite, ProxySite, SentinelSite, Site};
+use crate::deployment::files;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 /// The cluster's shape, secrets and ports.
 #[derive(Serialize, Deserialize, Clone)]
@@ -138,6 +139,51 @@ impl Layout {
             bail!("{folder} holds a cluster of another shape: {}", wrong.join(", "));
         }
         Ok(())
+    }
+
+    /// What the processes' configuration files are to say.
+    pub(crate) fn deployment(&self, args: &UpArgs) -> anyhow::Result<Deployment> {
+        let here = || Site { host: "127.0.0.1".to_owned(), listen: Ipv4Addr::LOCALHOST.into() };
+        let bind: IpAddr = args.bind.parse().context("--bind must be an IP address")?;
+        let data = |role: &str, at: usize| args.data_dir.join(format!("{role}-{}", at + 1));
+        let sentinel = |(at, ports): (usize, &SentinelPorts)| SentinelSite {
+            site: here(),
+            data_dir: data("sentinel", at),
+            api: ports.api,
+            peer: ports.peer,
+            metrics: ports.metrics,
+        };
+        let node = |(at, ports): (usize, &NodePorts)| NodeSite {
+            site: here(),
+            zone: String::new(),
+            data_dir: data("node", at),
+            link: ports.link,
+            peer: ports.peer,
+            heartbeat: ports.heartbeat,
+            control: ports.control,
+            metrics: ports.metrics,
+        };
+        let proxy = |ports: &ProxyPorts| ProxySite {
+            site: Site { host: "127.0.0.1".to_owned(), listen: bind },
+            tls: ports.tls,
+            plain: ports.plain,
+            announce_port: None,
+            admin: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports.admin),
+        };
+        Ok(Deployment {
+            cluster_id: self.cluster_id.clone(),
+            secret: self.secret.clone(),
+            password: self.password.clone(),
+            shards: self.shards,
+            replicas: self.replicas,
+            databases: self.databases,
+            persistence: self.persistence.clone(),
+            secret_file: args.data_dir.join("conf").join("secret"),
+            tls_dir: args.data_dir.join("tls"),
+            sentinels: self.sentinels.iter().enumerate().map(sentinel).collect(),
+            nodes: self.nodes.iter().enumerate().map(node).collect(),
+            proxies: self.proxies.iter().map(proxy).collect(),
+        })
     }
 
     /// The URI of one proxy.

@@ -1,19 +1,17 @@
 //! `holdfast up`: a whole cluster on this machine, each process its own, restarted when it dies.
 //!
-//! [`layout`] decides the shape and keeps it, [`certificates`] makes the TLS files, [`configs`] writes
-//! a configuration file for each process, [`supervisor`] runs them; this file is the life of the
-//! command, from the first check to the clean stop.
+//! [`layout`] decides the shape and keeps it, [`crate::deployment`] writes certificates and
+//! configuration files, [`supervisor`] runs the processes; this file is the life of the command, from
+//! the first check to the clean stop.
 
-mod certificates;
-mod configs;
-pub(crate) mod files;
 mod layout;
 mod status_line;
 mod supervisor;
 
 use crate::cluster::{ClusterAccess, ClusterFile};
+use crate::deployment::certificates::{self, CA_CERT, SERVER_CERT};
+use crate::deployment::{configs, files};
 use anyhow::{Context, bail};
-use certificates::{CA_CERT, SERVER_CERT};
 use layout::Layout;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
@@ -134,7 +132,9 @@ pub(crate) fn run(args: &UpArgs) -> anyhow::Result<()> {
         names.extend(args.certificate_name.iter().cloned());
         certificates::create(&tls, &names)?;
     }
-    let files = configs::write(&args, &layout)?;
+    let logs = data_dir.join("logs");
+    std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    let files = configs::write(&data_dir.join("conf"), &layout.deployment(&args)?)?;
     write_cluster_file(&data_dir, &layout)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -142,7 +142,7 @@ pub(crate) fn run(args: &UpArgs) -> anyhow::Result<()> {
         let mut stop = StopSignal::new()?;
         let mut processes = Vec::new();
         for file in &files {
-            let log = data_dir.join("logs").join(format!("{}.log", file.name));
+            let log = logs.join(format!("{}.log", file.name));
             processes.push(Process::start(&file.name, file.role, &file.path, &log)?);
         }
         let result = live(&args, &layout, &mut processes, &mut stop).await;
