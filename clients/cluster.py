@@ -1,0 +1,140 @@
+"""The cluster under test: started by `run`, found by the tests through this module."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+
+SHARDS = 3
+START_SECONDS = 60
+
+# Set by `running`.
+binary = None
+folder = None
+uri = None
+ca = None
+host = None
+port = None
+password = None
+
+
+def free_ports(count):
+    """Ports that nobody listens on now. `up` refuses to start if one is taken meanwhile."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextlib.contextmanager
+def running(program, data):
+    global binary, folder, uri, ca, host, port, password
+    binary, folder = program, data
+    log = data / "up.log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [binary, "up", "--data-dir", data, "--shards", str(SHARDS), "--no-status",
+             "--port", str(free_ports(1)[0]), "--internal-port", "21900"],
+            stdout=out, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        found = None
+        while not found:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the cluster did not start:\n{log.read_text()}")
+            # The URI is printed when every shard serves.
+            time.sleep(0.05)
+            found = re.search(r"^REDIS_URL=(\S+)|^  REDIS_URL=(\S+)", log.read_text(), re.M)
+        uri = found.group(1) or found.group(2)
+        parsed = urllib.parse.urlsplit(uri)
+        host, port, password = parsed.hostname, parsed.port, parsed.password
+        ca = str(data / "tls" / "ca.crt")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def tls():
+    """Arguments that redis-py needs beside the URI."""
+    return {"ssl_ca_certs": ca}
+
+
+def client(**more):
+    import redis
+
+    return redis.Redis.from_url(uri, **tls(), **more)
+
+
+def redis_cli(*words, stdin=None, program="redis-cli", check=True):
+    """Runs redis-cli (or redis-benchmark) against the cluster; returns what it printed."""
+    line = [program, "--tls", "--cacert", ca, "-h", host, "-p", str(port), "-a", password]
+    if program == "redis-cli":
+        line.append("--no-auth-warning")
+    result = subprocess.run([*line, *words], input=stdin, capture_output=True, timeout=120)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{words}: {result.stdout!r} {result.stderr!r}")
+    return result.stdout.decode()
+
+
+def operator(*words):
+    """Runs one of the operator's commands; returns its JSON."""
+    line = [binary, *words, "--cluster", folder, "--json"]
+    return json.loads(subprocess.run(line, check=True, capture_output=True, timeout=60).stdout)
+
+
+def pid_of_config(path):
+    """The process that runs with a configuration file."""
+    wanted = os.fsencode(pathlib.Path(path).resolve())
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "cmdline").read_bytes().split(b"\0"):
+                    return int(entry.name)
+    return None
+
+
+def kill_a_primary(shard):
+    """kill -9 of the node that leads a shard; `up` starts it again. False if nobody leads it now."""
+    status = operator("status")
+    leader = next(each for each in status["shards"] if each["id"] == shard)["primary_node"]
+    for node in status["nodes"]:
+        if node["id"] != leader:
+            continue
+        for config in (pathlib.Path(folder) / "conf").glob("node-*.toml"):
+            if f'link-listen = "{node["address"]}"' in config.read_text():
+                pid = pid_of_config(config)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+    return False
+
+
+class Killing:
+    """Kills primaries, one shard after the other, while its block runs."""
+
+    def __init__(self, pause=1.5):
+        self.pause, self.kills, self._end = pause, 0, threading.Event()
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def _run(self):
+        while not self._end.wait(self.pause):
+            self.kills += kill_a_primary(1 + self.kills % SHARDS)
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
