@@ -4,6 +4,7 @@
 //! Memory: an idle client must be cheap (10,000 of them on the smallest plan), so buffers are
 //! given back when they run empty and rare state is boxed.
 
+use super::open_reads::OpenReads;
 use super::request::Handle;
 use super::transaction::{ExecRest, Transaction};
 use bytes::{Bytes, BytesMut};
@@ -102,6 +103,8 @@ pub(crate) struct Client {
     /// The request that could not be taken because its shard is full.
     pub(crate) parked: Option<Box<RawRequest>>,
     pub(crate) last_writes: SmallVec<[LastWrite; 1]>,
+    /// What its writes must not overtake.
+    open_reads: OpenReads,
     /// The blocking command it waits for.
     pub(crate) blocked: Option<Handle>,
     /// QUIT was said: nothing more is read; closes when all is answered.
@@ -147,6 +150,7 @@ impl Client {
             stall: Stall::None,
             parked: None,
             last_writes: SmallVec::new(),
+            open_reads: OpenReads::default(),
             blocked: None,
             quitting: false,
             closing: false,
@@ -233,6 +237,32 @@ impl Client {
         }
     }
 
+    /// Notes a read that will be answered at `reply`; `slot` is `None` if it looks at several.
+    pub(crate) fn remember_read(&mut self, slot: Option<Slot>, reply: u32) {
+        if self.replies.len() == 1 && !self.open_reads.is_empty() {
+            // Nothing but this read is outstanding.
+            self.open_reads.clear();
+        }
+        self.open_reads.add(slot, reply, self.first_reply);
+    }
+
+    /// The reply that a write must wait for so that it does not overtake an earlier read.
+    pub(crate) fn read_before_write(&mut self, slot: Option<Slot>) -> Option<u32> {
+        if self.open_reads.is_empty() {
+            return None;
+        }
+        if self.replies.is_empty() {
+            self.open_reads.clear();
+            return None;
+        }
+        self.open_reads.before_write(slot).find(|reply| !self.is_answered(*reply))
+    }
+
+    fn is_answered(&self, reply: u32) -> bool {
+        let offset = reply.wrapping_sub(self.first_reply) as usize;
+        !matches!(self.replies.get(offset), Some(Item::Waiting | Item::Muted))
+    }
+
     /// Gives memory back while nothing is going on.
     pub(crate) fn shrink_if_idle(&mut self) {
         if self.input.is_empty() && self.input.capacity() > 0 {
@@ -243,6 +273,7 @@ impl Client {
         }
         if self.replies.is_empty() {
             self.last_writes = SmallVec::new();
+            self.open_reads.clear();
         }
     }
 

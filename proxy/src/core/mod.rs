@@ -11,6 +11,7 @@ mod flow;
 mod lane;
 mod link;
 mod local;
+mod open_reads;
 mod peers;
 mod request;
 mod respond;

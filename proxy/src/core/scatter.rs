@@ -176,6 +176,9 @@ impl WorkerCore {
         let (generation, db) = (client.generation, client.db);
         let resp3_flag = if client.resp3 { flags::RESP3 } else { 0 };
         let reply = client.expect_reply();
+        if !write {
+            client.remember_read(None, reply);
+        }
         let scatter = self.scatters.slab.insert(Scatter {
             client: index,
             generation,

@@ -145,6 +145,12 @@ impl WorkerCore {
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
             return self.queue_in_transaction(index, resolved, request);
         }
+        if (resolved.spec.is_write() || matches!(resolved.handler, Handler::Exec))
+            && let Some(client) = self.clients.get_mut(index)
+            && let Some(reply) = client.read_before_write(single_key_slot(&resolved, &request))
+        {
+            return self.park(index, request, Stall::Reply(reply));
+        }
         match resolved.handler {
             Handler::Data => self.route_data(index, resolved, request),
             Handler::Spread(spread) => self.route_spread(index, resolved, spread, request),
@@ -276,7 +282,7 @@ impl WorkerCore {
 
     /// Where the keys of a command live.
     pub(crate) fn route(&self, spec: &'static CommandSpec, request: &RawRequest) -> Route {
-        if spec.first_key == 1 && spec.last_key == 1 && !spec.flags.has(flag::MOVABLEKEYS) {
+        if is_single_key(spec) {
             return self.route_key(request.arg(1));
         }
         let args: SmallVec<[&[u8]; 16]> = request.iter().collect();
@@ -325,6 +331,10 @@ impl WorkerCore {
         else {
             return;
         };
+        if !write && let Some(client) = self.clients.get_mut(index) {
+            let single = is_single_key(resolved.spec);
+            client.remember_read(single.then_some(slot), number);
+        }
         if resolved.spec.is_blocking()
             && let Some(client) = self.clients.get_mut(index)
         {
@@ -489,4 +499,15 @@ impl WorkerCore {
 
 fn is_sentinel(request: &RawRequest) -> bool {
     request.arg(0).eq_ignore_ascii_case(b"sentinel")
+}
+
+/// Its only key is its first argument.
+fn is_single_key(spec: &CommandSpec) -> bool {
+    spec.first_key == 1 && spec.last_key == 1 && !spec.flags.has(flag::MOVABLEKEYS)
+}
+
+/// The slot of a command with one key; `None` if it may touch several slots.
+fn single_key_slot(resolved: &Resolved, request: &RawRequest) -> Option<Slot> {
+    let single = matches!(resolved.handler, Handler::Data) && is_single_key(resolved.spec);
+    single.then(|| Slot::of_key(request.arg(1)))
 }

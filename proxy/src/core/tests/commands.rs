@@ -200,8 +200,8 @@ fn pause_and_unpause() {
     let mut world = World::new(1);
     let (admin, client) = (world.client(), world.client());
     assert_eq!(ask(&mut world, admin, "CLIENT PAUSE 10000 WRITE"), "+OK\r\n");
-    world.send(client, "GET a\nSET a 1\nPING");
-    assert_eq!(texts(&world.received(0)), ["GET a"]);
+    world.send(client, "GET b\nSET a 1\nPING");
+    assert_eq!(texts(&world.received(0)), ["GET b"]);
     assert_eq!(ask(&mut world, admin, "CLIENT UNPAUSE"), "+OK\r\n");
     world.pass(20, &[0]);
     assert_eq!(texts(&world.received(0)), ["SET a 1"]);

@@ -8,9 +8,9 @@ use holdfast_proto::frame::{RecordOp, UnblockReason};
 fn a_pipeline_keeps_its_order_and_its_lane_across_a_failover() {
     let mut world = World::new(1);
     let client = world.client();
-    world.send(client, "SET a 1\nINCR a\nGET a\nINCR a");
+    world.send(client, "SET a 1\nINCR a\nGET b\nINCR a");
     let sent = world.received(0);
-    assert_eq!(texts(&sent), ["SET a 1", "INCR a", "GET a", "INCR a"]);
+    assert_eq!(texts(&sent), ["SET a 1", "INCR a", "GET b", "INCR a"]);
     assert_eq!(sent.iter().map(Received::seq).collect::<Vec<_>>(), [1, 2, 0, 3]);
     world.reply(0, &sent[0], "+OK\r\n");
     world.disconnect(0);
@@ -20,7 +20,7 @@ fn a_pipeline_keeps_its_order_and_its_lane_across_a_failover() {
     assert!(world.received(1).is_empty());
     world.primary_is(1, 1, 2);
     let again = world.received(1);
-    assert_eq!(texts(&again), ["INCR a", "GET a", "INCR a", "INCR a"]);
+    assert_eq!(texts(&again), ["INCR a", "GET b", "INCR a", "INCR a"]);
     assert_eq!(again.iter().map(Received::seq).collect::<Vec<_>>(), [2, 0, 3, 4]);
     assert_eq!(again[0].header().first_unacked, 2);
     // Answers out of order reach the client in order.
@@ -38,6 +38,30 @@ fn a_pipeline_keeps_its_order_and_its_lane_across_a_failover() {
     let (shard, term, outage) = over.expect("the outage is reported");
     assert_eq!((shard, term), (ShardId(1), Term(2)));
     assert_eq!((outage.held, outage.retried, outage.failed), (4, 3, 0));
+}
+
+#[test]
+fn a_write_does_not_overtake_an_earlier_read_of_its_slot() {
+    let mut world = World::new(1);
+    let (client, other) = (world.client(), world.client());
+    world.send(client, "GET a\nINCR b\nINCR a\nGET a");
+    world.send(other, "INCR a");
+    let sent = world.received(0);
+    assert_eq!(texts(&sent), ["GET a", "INCR b", "INCR a"], "the second is the other client's");
+    assert_eq!(sent[2].header().slot, Slot::of_key(b"a"));
+    world.reply(0, &sent[1], ":1\r\n");
+    assert!(world.received(0).is_empty());
+    // Through a failover too: only the answer to the read lets the write go.
+    world.disconnect(0);
+    world.primary_is(1, 1, 2);
+    let again = world.received(1);
+    assert_eq!(texts(&again), ["GET a", "INCR a"]);
+    world.reply(1, &again[0], "$1\r\n7\r\n");
+    let rest = world.received(1);
+    assert_eq!(texts(&rest), ["INCR a", "GET a"]);
+    world.reply(1, &rest[0], ":9\r\n");
+    world.reply(1, &rest[1], "$1\r\n9\r\n");
+    assert_eq!(world.told(client), "$1\r\n7\r\n:1\r\n:9\r\n$1\r\n9\r\n");
 }
 
 #[test]
@@ -110,7 +134,7 @@ fn a_gap_is_closed_in_order() {
 fn past_the_deadline_errors_say_what_is_known() {
     let mut world = World::new(1);
     let client = world.client();
-    world.send(client, "INCR a\nGET a");
+    world.send(client, "INCR a\nGET b");
     let sent = world.received(0);
     world.disconnect(0);
     world.send(client, "INCR a");
