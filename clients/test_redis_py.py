@@ -178,8 +178,8 @@ class SentinelClient(unittest.TestCase):
 
         tls = {"ssl": True, "password": cluster.password, **cluster.tls()}
         sentinel = Sentinel([(cluster.host, cluster.port)], sentinel_kwargs=tls, **tls)
-        self.assertEqual(sentinel.discover_master("holdfast"), (cluster.host, cluster.port))
-        primary = sentinel.master_for("holdfast")
+        self.assertEqual(sentinel.discover_master("mymaster"), (cluster.host, cluster.port))
+        primary = sentinel.master_for("mymaster")
         self.assertTrue(primary.set("through-sentinel", 1))
 
 
