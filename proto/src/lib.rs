@@ -2,17 +2,20 @@
 //!
 //! In reading order: [`ids`] and [`slot`] are the vocabulary; [`frame`] is the link protocol
 //! between proxies and nodes and the command record that is also the unit of the replicated log;
-//! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command;
+//! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command and
+//! [`parameters`] that of CONFIG's parameters; [`acl`] says what users may do;
 //! [`sentinel_client`] calls the sentinels' service and follows the cluster's topology;
 //! [`v1`] holds the gRPC services and messages generated from `proto/holdfast.proto`.
 
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod command;
 pub mod events;
 pub mod frame;
 pub mod glob;
 pub mod ids;
+pub mod parameters;
 pub mod resp;
 pub mod sentinel_client;
 pub mod slot;

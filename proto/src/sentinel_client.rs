@@ -227,6 +227,15 @@ impl SentinelClient {
         self.change(request, |mut stub, r| async move { stub.set_settings(r).await }).await
     }
 
+    /// Changes, adds or deletes ACL users, all of them or none.
+    pub async fn change_users(
+        &self,
+        changes: Vec<v1::UserChange>,
+    ) -> Result<v1::ChangeUsersReply, ClientError> {
+        let request = v1::ChangeUsersRequest { secret: self.shared.secret.clone(), changes };
+        self.change(request, |mut stub, r| async move { stub.change_users(r).await }).await
+    }
+
     /// Follows the topology from any sentinel, for as long as a receiver lives. The first value has
     /// version 0 and is empty unless `known` is given; after that only newer versions come.
     ///

@@ -80,12 +80,11 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 
 NOT_YET_GROUPS = {"stream", "scripting", "pubsub", "bitmap", "hyperloglog", "geo"}
 NOT_YET = set("""
-acl latency monitor debug client|tracking client|trackinginfo client|caching client|getredir
-memory|stats memory|doctor memory|malloc-stats memory|purge config|set
+monitor debug client|tracking client|trackinginfo client|caching client|getredir
 """.split())
 REFUSED = set("""
 replicaof slaveof sync psync replconf module failover shutdown save bgsave bgrewriteaof migrate
-restore-asking asking pfdebug pfselftest config|rewrite
+restore-asking asking pfdebug pfselftest
 cluster|addslots cluster|addslotsrange cluster|bumpepoch cluster|count-failure-reports
 cluster|delslots cluster|delslotsrange cluster|failover cluster|flushslots cluster|forget
 cluster|meet cluster|replicate cluster|reset cluster|saveconfig cluster|set-config-epoch

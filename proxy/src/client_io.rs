@@ -29,8 +29,6 @@ const HANDSHAKES_MAX: usize = 128;
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 /// Reads in a row before other tasks get their turn.
 const READS_PER_TURN: usize = 8;
-/// tcp-keepalive of REQUIREMENTS C5.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Accepts clients for as long as the worker lives.
 pub(crate) async fn accept(shell: Rc<Shell>, listener: TcpListener, tls: Option<TlsSettings>) {
@@ -47,7 +45,7 @@ pub(crate) async fn accept(shell: Rc<Shell>, listener: TcpListener, tls: Option<
                 continue;
             }
         };
-        prepare(&stream);
+        prepare(&stream, shell.core.borrow().keepalive());
         match &tls {
             None => {
                 tokio::task::spawn_local(serve(shell.clone(), stream, addr));
@@ -61,11 +59,15 @@ pub(crate) async fn accept(shell: Rc<Shell>, listener: TcpListener, tls: Option<
     }
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &TcpStream, keepalive: Option<Duration>) {
     // Failures here mean that the client is gone already; reading will tell.
     let _ = stream.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
-    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    if let Some(idle) = keepalive {
+        // The interval of Redis (`anetKeepAlive`): three probes in the time of one wait.
+        let interval = (idle / 3).max(Duration::from_secs(1));
+        let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(interval);
+        let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    }
 }
 
 async fn handshake(shell: Rc<Shell>, stream: TcpStream, addr: SocketAddr, acceptor: TlsAcceptor) {

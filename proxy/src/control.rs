@@ -2,11 +2,11 @@
 //! failovers. Nothing here is on a command's way; when no sentinel answers, workers go on with
 //! what they know.
 
-use crate::core::Stats;
+use crate::core::{Change, ChangeError, Stats};
 use crate::tls::{TlsFiles, TlsSettings};
 use crate::worker::{FromWorker, ToWorker};
 use holdfast_proto::ids::WorkerId;
-use holdfast_proto::sentinel_client::SentinelClient;
+use holdfast_proto::sentinel_client::{ClientError, SentinelClient};
 use holdfast_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +131,13 @@ impl Control {
                     failed: outage.failed,
                 });
             }
+            FromWorker::Propose { worker, ask, change } => {
+                let (sentinels, workers) = (self.sentinels.clone(), self.workers.clone());
+                tokio::spawn(async move {
+                    let result = propose(&sentinels, change).await;
+                    workers.tell(worker, ToWorker::Proposed { ask, result });
+                });
+            }
             FromWorker::RenewSession { worker } => {
                 let sentinels = self.sentinels.clone();
                 let workers = self.workers.clone();
@@ -160,6 +167,21 @@ impl Control {
             }
         });
     }
+}
+
+/// Brings a client's change to the sentinels; the version of a topology that has it.
+async fn propose(sentinels: &SentinelClient, change: Change) -> Result<u64, ChangeError> {
+    let answer = match change {
+        Change::Settings(settings) => {
+            sentinels.set_settings(settings).await.map(|reply| reply.version)
+        }
+        Change::Users(changes) => sentinels.change_users(changes).await.map(|reply| reply.version),
+    };
+    answer.map_err(|error| match error {
+        ClientError::Refused(status) if status.code() == tonic::Code::Aborted => ChangeError::Stale,
+        ClientError::Refused(status) => ChangeError::Refused(status.message().to_owned()),
+        ClientError::Unavailable { .. } => ChangeError::Unavailable,
+    })
 }
 
 /// Reads the certificate again whenever its files change.

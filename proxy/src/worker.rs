@@ -9,7 +9,7 @@
 
 use crate::client_io;
 use crate::clock;
-use crate::core::{Action, CoreConfig, OutageReport, Stats, WorkerCore};
+use crate::core::{Action, Change, ChangeError, CoreConfig, OutageReport, Stats, WorkerCore};
 use crate::link_io;
 use crate::tls::TlsSettings;
 use anyhow::Context as _;
@@ -35,14 +35,32 @@ pub(crate) enum ToWorker {
         request: Bytes,
         reply: oneshot::Sender<Bytes>,
     },
+    /// What came of [`FromWorker::Propose`].
+    Proposed {
+        ask: usize,
+        result: Result<u64, ChangeError>,
+    },
     /// Accept nobody any more; end when no client has a command running.
     Drain,
 }
 
 /// What a worker tells the control thread.
 pub(crate) enum FromWorker {
-    RenewSession { worker: usize },
-    OutageOver { shard: ShardId, term: Term, outage: OutageReport, unix_ms: u64 },
+    RenewSession {
+        worker: usize,
+    },
+    /// A client changes the cluster's metadata.
+    Propose {
+        worker: usize,
+        ask: usize,
+        change: Change,
+    },
+    OutageOver {
+        shard: ShardId,
+        term: Term,
+        outage: OutageReport,
+        unix_ms: u64,
+    },
 }
 
 /// What a worker is started with.
@@ -152,6 +170,10 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
             ToWorker::Peer { request, reply } => {
                 let answer = shell.core.borrow_mut().answer_peer(&request, clock::now());
                 let _ = reply.send(answer);
+                shell.settle(None);
+            }
+            ToWorker::Proposed { ask, result } => {
+                shell.core.borrow_mut().proposed(ask, result, clock::now());
                 shell.settle(None);
             }
             ToWorker::Drain => break,
@@ -266,6 +288,9 @@ impl Shell {
             }
             Action::AskPeers { ask, request } => {
                 tokio::task::spawn_local(ask_peers(self.clone(), ask, request));
+            }
+            Action::Propose { ask, change } => {
+                let _ = self.outbox.send(FromWorker::Propose { worker: self.index, ask, change });
             }
             Action::RenewSession => {
                 let _ = self.outbox.send(FromWorker::RenewSession { worker: self.index });

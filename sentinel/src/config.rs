@@ -195,6 +195,7 @@ impl Config {
             persistence: persistence.into(),
             settings: self.cluster.settings.clone().into_iter().collect(),
             password: self.cluster.password.0.clone(),
+            users: std::collections::HashMap::new(),
         }
     }
 
@@ -207,6 +208,9 @@ impl Config {
         }
         self.check_members()?;
         let cluster = &self.cluster;
+        if let Err(reason) = holdfast_proto::parameters::check_all(&cluster.settings, |_| None) {
+            return Err(("settings", reason));
+        }
         if !(1..=64).contains(&cluster.shards) {
             return Err(("shards", format!("must be 1 to 64, not {}", cluster.shards)));
         }

@@ -18,7 +18,8 @@ use tonic::{Request, Response, Status};
 use crate::caretaker;
 use crate::core::balance;
 use crate::core::metadata::command::{
-    AmendFailover, RecordEvent, RegisterNode, RegisterProxy, ReplaceReplica, SetSettings,
+    AmendFailover, ChangeUsers, RecordEvent, RegisterNode, RegisterProxy, ReplaceReplica,
+    SetSettings,
 };
 use crate::core::metadata::{Command, Outcome, Rejection};
 use crate::core::quorum::Verdict;
@@ -335,7 +336,22 @@ impl Api for Service {
         }
         let settings: BTreeMap<String, String> = request.settings.into_iter().collect();
         self.propose(Command::SetSettings(SetSettings { settings })).await?;
-        Ok(Response::new(v1::SetSettingsReply {}))
+        let version = self.sentinel.group.published().topology.version;
+        Ok(Response::new(v1::SetSettingsReply { version }))
+    }
+
+    async fn change_users(
+        &self,
+        request: Request<v1::ChangeUsersRequest>,
+    ) -> Answer<v1::ChangeUsersReply> {
+        let request = request.into_inner();
+        self.check(&request.secret)?;
+        if request.changes.len() > SETTINGS_MAX {
+            return Err(Status::invalid_argument("too many users at once"));
+        }
+        self.propose(Command::ChangeUsers(ChangeUsers { changes: request.changes })).await?;
+        let version = self.sentinel.group.published().topology.version;
+        Ok(Response::new(v1::ChangeUsersReply { version }))
     }
 
     async fn share_opinion(
@@ -400,6 +416,7 @@ fn refusal(rejection: &Rejection) -> Status {
         Rejection::StaleEpoch { .. }
         | Rejection::StaleTerm { .. }
         | Rejection::StaleIncarnation { .. }
+        | Rejection::StaleUser(_)
         | Rejection::TooFewIntact { .. } => Status::aborted(text),
     }
 }

@@ -7,6 +7,7 @@
 use super::open_reads::OpenReads;
 use super::request::Handle;
 use super::transaction::{ExecRest, Transaction};
+use super::users::Account;
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::frame::Watch;
 use holdfast_proto::resp::RawRequest;
@@ -14,6 +15,7 @@ use holdfast_proto::slot::Slot;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A client buffer larger than this is given back when it is empty.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024;
@@ -89,6 +91,8 @@ pub(crate) struct Client {
     /// Number of the first item of `replies`; counts up and wraps.
     first_reply: u32,
     pub(crate) authenticated: bool,
+    /// Whose rights it has.
+    pub(crate) account: Arc<Account>,
     pub(crate) resp3: bool,
     pub(crate) db: u16,
     pub(crate) reply_mode: ReplyMode,
@@ -119,6 +123,8 @@ pub(crate) struct Client {
     pub(crate) active_us: u64,
     /// Index of the last command in the table.
     pub(crate) last_command: u16,
+    /// Place of the reply to a change of the metadata that is being tried again.
+    pub(crate) proposal_reply: Option<u32>,
 }
 
 impl Client {
@@ -127,6 +133,7 @@ impl Client {
         generation: u32,
         addr: SocketAddr,
         local_addr: SocketAddr,
+        account: Arc<Account>,
         now_us: u64,
     ) -> Self {
         Self {
@@ -139,6 +146,7 @@ impl Client {
             replies: VecDeque::new(),
             first_reply: 0,
             authenticated: false,
+            account,
             resp3: false,
             db: 0,
             reply_mode: ReplyMode::On,
@@ -160,6 +168,7 @@ impl Client {
             created_us: now_us,
             active_us: now_us,
             last_command: super::stats::NO_COMMAND,
+            proposal_reply: None,
         }
     }
 

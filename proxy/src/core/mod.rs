@@ -13,6 +13,7 @@ mod link;
 mod local;
 mod open_reads;
 mod peers;
+mod proposals;
 mod request;
 mod respond;
 mod router;
@@ -22,7 +23,9 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod users;
 
+pub use proposals::{Change, ChangeError};
 pub use respond::TOO_MANY_CLIENTS;
 pub use router::Outage as OutageReport;
 pub use stats::Stats;
@@ -31,7 +34,8 @@ use bytes::{Buf, BytesMut};
 use client::{Client, Clients, Stall};
 use holdfast_proto::frame::{AnswerRef, FrameError, Response};
 use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
-use holdfast_proto::v1;
+use holdfast_proto::resp::Limits;
+use holdfast_proto::{parameters, v1};
 use link::{Link, LinkState};
 use request::{Handle, Requests};
 use router::Router;
@@ -91,7 +95,7 @@ pub struct ClientKey {
 }
 
 /// What the shell is to do besides writing buffers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// A new link was made known: keep it connected to its address from now on.
     OpenLink { link: usize },
@@ -100,6 +104,8 @@ pub enum Action {
     /// Have the other workers of the process carry out a command ([`WorkerCore::answer_peer`]) and
     /// bring back their answers ([`WorkerCore::peers_answered`]).
     AskPeers { ask: usize, request: bytes::Bytes },
+    /// Bring a change to the sentinels and tell [`WorkerCore::proposed`] what came of it.
+    Propose { ask: usize, change: Change },
     /// Get a new worker id and call [`WorkerCore::new_session`].
     RenewSession,
     /// A shard answers again after an outage.
@@ -137,10 +143,19 @@ pub struct WorkerCore {
     next_client: u64,
     /// CLIENT PAUSE until then; the flag says writes only.
     client_pause: Option<(u64, bool)>,
+    /// Of authenticated clients' requests.
+    limits: Limits,
+    /// Most bytes that wait to be read by a normal client before it is cut; 0: no limit.
+    output_hard_bytes: u64,
+    users: users::Users,
+    refusals: users::RefusalLog,
+    /// By ACL GENPASS, so that none comes twice.
+    passwords_generated: u64,
     stats: Stats,
     /// Of the other workers, as of a moment ago.
     peer_stats: Stats,
     peer_asks: slab::Slab<peers::PeerAsk>,
+    proposals: slab::Slab<proposals::Proposal>,
     actions: Vec<Action>,
     dirty_clients: Vec<u32>,
     dirty_links: Vec<usize>,
@@ -184,9 +199,15 @@ impl WorkerCore {
             scatters: Scatters::default(),
             next_client: 0,
             client_pause: None,
+            limits: Limits::AUTHENTICATED,
+            output_hard_bytes: 0,
+            users: users::Users::new(),
+            refusals: users::RefusalLog::default(),
+            passwords_generated: 0,
             stats: Stats::default(),
             peer_stats: Stats::default(),
             peer_asks: slab::Slab::new(),
+            proposals: slab::Slab::new(),
             actions: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
@@ -228,6 +249,9 @@ impl WorkerCore {
             }
         }
         self.topology = topology;
+        self.take_settings();
+        self.take_users();
+        self.finish_proposals();
         self.settle();
     }
 
@@ -265,16 +289,17 @@ impl WorkerCore {
         now: Now,
     ) -> Option<ClientKey> {
         self.set_now(now);
-        if self.clients.len() >= self.config.clients_max {
+        if self.clients.len() >= self.clients_max() {
             self.stats.connections_rejected += 1;
             return None;
         }
         self.stats.connections_received += 1;
         let id = self.fresh_client_id();
         let now_us = self.now_us;
-        let open = self.password().is_empty();
+        let open = self.is_open();
+        let account = self.users.default_user().clone();
         let index = self.clients.insert(|generation| {
-            let mut client = Client::new(id, generation, addr, local_addr, now_us);
+            let mut client = Client::new(id, generation, addr, local_addr, account, now_us);
             client.authenticated = open;
             client
         });
@@ -431,6 +456,7 @@ impl WorkerCore {
         self.set_now(now);
         self.tick_flow();
         self.tick_clients();
+        self.finish_proposals();
         self.settle();
     }
 
@@ -514,6 +540,22 @@ impl WorkerCore {
 
     fn setting(&self, name: &str) -> Option<&str> {
         self.topology.spec.as_ref()?.settings.get(name).map(String::as_str)
+    }
+
+    /// What is used for each command or byte is kept as numbers.
+    fn take_settings(&mut self) {
+        let number = |name: &str| self.setting(name)?.parse::<u64>().ok();
+        let longest = Limits::AUTHENTICATED.bulk_len_max;
+        let bulk_len_max = number("proto-max-bulk-len").map_or(longest, |max| max as usize);
+        let outputs = self.setting("client-output-buffer-limit").map(parameters::buffer_limits);
+        self.limits.bulk_len_max = bulk_len_max.min(longest);
+        self.output_hard_bytes = outputs.map_or(0, |[normal, ..]| normal.hard_bytes);
+    }
+
+    /// `tcp-keepalive`: idle time before the first probe on a client's connection.
+    pub fn keepalive(&self) -> Option<Duration> {
+        let seconds = self.setting("tcp-keepalive").and_then(|text| text.parse().ok());
+        Some(seconds.unwrap_or(60)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 
     /// Number of logical databases.

@@ -26,6 +26,8 @@ pub(super) enum Merge {
     Sum,
     /// The answers are all alike.
     Own,
+    /// Lists, one after the other.
+    Concat,
 }
 
 /// Does the command concern the clients of every worker?
@@ -36,6 +38,10 @@ pub(super) fn merge_of(request: &RawRequest) -> Option<Merge> {
     let (name, sub) = (request.arg(0), request.arg(1));
     if is_word(name, "config") {
         return is_word(sub, "resetstat").then_some(Merge::Own);
+    }
+    if is_word(name, "acl") && is_word(sub, "log") {
+        let reset = request.len() == 3 && is_word(request.arg(2), "reset");
+        return Some(if reset { Merge::Own } else { Merge::Concat });
     }
     if !is_word(name, "client") {
         return None;
@@ -71,8 +77,10 @@ impl WorkerCore {
             how,
             own: own.freeze(),
         };
+        let resp3 = ask.resp3 && how == Merge::Concat;
         let ask = self.peer_asks.insert(ask);
-        self.actions.push(Action::AskPeers { ask, request: request.raw.clone() });
+        let request = if resp3 { in_resp3(request) } else { request.raw.clone() };
+        self.actions.push(Action::AskPeers { ask, request });
     }
 
     /// Another worker's client sent a command that [`Action::AskPeers`] passed on.
@@ -107,11 +115,27 @@ impl WorkerCore {
     }
 }
 
+/// For a list of maps: the other workers do not know the client, so its protocol travels along as
+/// one more argument.
+fn in_resp3(request: &RawRequest) -> Bytes {
+    let mut raw = BytesMut::with_capacity(request.raw.len() + 16);
+    let args: Vec<&[u8]> = request.iter().chain([RESP3]).collect();
+    encode::command(&mut raw, args.into_iter());
+    raw.freeze()
+}
+
+/// See [`in_resp3`].
+pub(super) const RESP3: &[u8] = b"RESP3";
+
 fn merged(ask: &PeerAsk, answers: &[Bytes]) -> Bytes {
     let all = || std::iter::once(&ask.own).chain(answers).filter_map(|raw| reply::parse(raw).ok());
     let mut out = BytesMut::new();
     match ask.how {
         Merge::Own => return ask.own.clone(),
+        Merge::Concat => {
+            let parts: Vec<&Bytes> = std::iter::once(&ask.own).chain(answers).collect();
+            return super::scatter::merge_join(&parts);
+        }
         Merge::Join => {
             let mut text = Vec::new();
             for part in all() {

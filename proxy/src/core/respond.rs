@@ -21,16 +21,23 @@ pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const NOT_IN_MULTI: &str = "ERR Command not allowed inside a transaction";
+pub(crate) const SORT_BY_DENIED: &str =
+    "ERR BY option of SORT denied due to insufficient ACL permissions.";
+pub(crate) const SORT_GET_DENIED: &str =
+    "ERR GET option of SORT denied due to insufficient ACL permissions.";
 pub(crate) const BAD_CURSOR: &str = "ERR invalid cursor";
 /// Written to a connection that is refused, before it is closed.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// The hold deadline passed; the command surely was not executed (or only reads).
+/// The hold deadline passed; the command surely was not executed (or only reads). Client libraries
+/// that retry by themselves (go-redis, redis-rs, ioredis) may do so after this one.
 pub(crate) const SHARD_DOWN: &str =
     "CLUSTERDOWN The shard has no primary; the command was not executed";
-/// The hold deadline passed after the command had been sent.
+/// The hold deadline passed after the command had been sent. The first word is none that a client
+/// library knows: the same libraries retry after LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN
+/// and NOREPLICAS, which would execute a write twice.
 pub(crate) const OUTCOME_UNKNOWN: &str =
-    "TRYAGAIN The shard has no primary; outcome unknown: the command may have been executed";
+    "OUTCOMEUNKNOWN The shard has no primary; the command may or may not have been executed";
 
 pub(crate) fn error_bytes(text: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(text.len() + 3);

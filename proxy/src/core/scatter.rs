@@ -361,11 +361,11 @@ fn merge_sum(parts: &[Bytes]) -> Bytes {
     out.freeze()
 }
 
-fn merge_join(parts: &[Bytes]) -> Bytes {
-    let lists: Vec<_> =
-        parts.iter().filter_map(|part| aggregate(part).map(|found| (found, part))).collect();
+pub(super) fn merge_join<P: AsRef<[u8]>>(parts: &[P]) -> Bytes {
+    let parts = || parts.iter().map(AsRef::as_ref);
+    let lists: Vec<_> = parts().filter_map(|part| Some((aggregate(part)?, part))).collect();
     let count = lists.iter().map(|((count, _), _)| count).sum();
-    let len: usize = parts.iter().map(Bytes::len).sum();
+    let len: usize = parts().map(<[u8]>::len).sum();
     let mut out = BytesMut::with_capacity(len + 16);
     encode::array(&mut out, count);
     for ((_, at), part) in lists {

@@ -86,11 +86,7 @@ impl WorkerCore {
                 client.stall = Stall::Window;
                 return;
             }
-            let limits = if client.authenticated {
-                &Limits::AUTHENTICATED
-            } else {
-                &Limits::UNAUTHENTICATED
-            };
+            let limits = if client.authenticated { &self.limits } else { &Limits::UNAUTHENTICATED };
             match decode_request(input, limits) {
                 Ok(Decoded::NeedMore) => return,
                 Ok(Decoded::Request(request)) => self.dispatch(index, request),
@@ -136,6 +132,9 @@ impl WorkerCore {
         client.last_command = resolved.index;
         if !client.authenticated && !resolved.spec.flags.has(flag::NO_AUTH) {
             return self.reject(index, resolved.index, respond::NOAUTH);
+        }
+        if self.refuse_unpermitted(index, resolved, &request) {
+            return;
         }
         if self.is_paused_for(resolved.spec) {
             return self.park(index, request, Stall::Paused);
@@ -417,6 +416,11 @@ impl WorkerCore {
     pub(crate) fn answer_client(&mut self, index: u32, reply: u32, payload: &[u8]) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.answer(reply, payload);
+        if self.output_hard_bytes > 0 && client.output.len() as u64 > self.output_hard_bytes {
+            tracing::info!(client = %client.addr, "output buffer limit reached, closing client");
+            client.output.clear();
+            client.closing = true;
+        }
         client.closing |= client.quitting && client.outstanding() == 0;
         let goes_on = match client.stall {
             Stall::Reply(number) => number == reply,

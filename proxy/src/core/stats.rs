@@ -31,6 +31,10 @@ pub struct Stats {
     pub requests_resent: u64,
     pub requests_failed: u64,
     pub auth_failures: u64,
+    /// Refused because the user may not run the command, use the key, use the channel.
+    pub denied_commands: u64,
+    pub denied_keys: u64,
+    pub denied_channels: u64,
     pub protocol_errors: u64,
     /// By index in the command table.
     pub by_command: Vec<CommandStats>,
@@ -56,6 +60,9 @@ impl Default for Stats {
             requests_resent: 0,
             requests_failed: 0,
             auth_failures: 0,
+            denied_commands: 0,
+            denied_keys: 0,
+            denied_channels: 0,
             protocol_errors: 0,
             by_command: Vec::new(),
             errors: BTreeMap::new(),
@@ -135,6 +142,9 @@ impl Stats {
         self.requests_resent += other.requests_resent;
         self.requests_failed += other.requests_failed;
         self.auth_failures += other.auth_failures;
+        self.denied_commands += other.denied_commands;
+        self.denied_keys += other.denied_keys;
+        self.denied_channels += other.denied_channels;
         self.protocol_errors += other.protocol_errors;
         if self.by_command.len() < other.by_command.len() {
             self.by_command.resize(other.by_command.len(), CommandStats::default());

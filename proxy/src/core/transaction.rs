@@ -29,6 +29,8 @@ pub(crate) struct Transaction {
     place: Option<(u32, Slot)>,
     /// A command was refused: EXEC will be, too.
     pub(crate) aborted: bool,
+    /// Of the users, when its first command was checked.
+    users_version: u64,
 }
 
 /// One queued command.
@@ -55,7 +57,9 @@ impl WorkerCore {
         if client.transaction.is_some() {
             return self.reply_error(index, respond::NESTED_MULTI);
         }
-        client.transaction = Some(Box::default());
+        let users_version = self.users.version;
+        client.transaction =
+            Some(Box::new(Transaction { users_version, ..Transaction::default() }));
         self.reply_with(index, encode::ok);
     }
 
@@ -93,6 +97,12 @@ impl WorkerCore {
                 Queued::Shard(request)
             }
             Handler::Local(_) if resolved.spec.name == "select" => Queued::Shard(request),
+            // Its answer comes from the sentinels; a transaction waits for its shard only.
+            Handler::Local(_)
+                if matches!(resolved.spec.name, "config|set" | "acl|setuser" | "acl|deluser") =>
+            {
+                return self.reject(index, resolved.index, respond::NOT_IN_MULTI);
+            }
             Handler::Local(run) => Queued::Local(run, request),
             // Without effect here, as in Redis: EXEC compares the watches all the same.
             Handler::Unwatch => Queued::Local(ACCEPT, request),
@@ -154,6 +164,11 @@ impl WorkerCore {
         let resp3 = client.resp3;
         if transaction.aborted {
             return self.reply_error(index, respond::EXECABORT);
+        }
+        if transaction.users_version != self.users.version
+            && let Some(text) = self.recheck_transaction(index, transaction.requests())
+        {
+            return self.reply_error(index, &text);
         }
         if broken {
             return self.reply_with(index, |out| encode::null_array(out, resp3));
@@ -307,6 +322,12 @@ impl WorkerCore {
 }
 
 impl Transaction {
+    fn requests(&self) -> impl Iterator<Item = &RawRequest> {
+        self.queue.iter().map(|queued| match queued {
+            Queued::Shard(request) | Queued::Local(_, request) => request,
+        })
+    }
+
     /// Commands queued so far.
     pub(crate) fn len(&self) -> usize {
         self.queue.len()

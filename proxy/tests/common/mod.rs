@@ -250,6 +250,7 @@ impl Sentinel for FakeSentinel {
         failover(FailoverRequest) -> FailoverReply;
         restart_replica(RestartReplicaRequest) -> RestartReplicaReply;
         set_settings(SetSettingsRequest) -> SetSettingsReply;
+        change_users(ChangeUsersRequest) -> ChangeUsersReply;
         share_opinion(SentinelOpinion) -> SentinelOpinion;
     }
 }

@@ -10,7 +10,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for Access List Control commands ",
             since: "6.0.0", complexity: Some("Depends on subcommand."),
@@ -26,7 +26,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List the ACL categories or the commands inside a category",
                     since: "6.0.0", complexity: Some("O(1) since the categories and commands are a fixed set."),
@@ -45,7 +45,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Remove the specified ACL users and the associated rules",
                     since: "6.0.0", complexity: Some("O(1) amortized time considering the typical user."),
@@ -64,7 +64,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Returns whether the user can execute the given command without executing the command.",
                     since: "7.0.0", complexity: Some("O(1)."),
@@ -85,7 +85,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Generate a pseudorandom secure password to use for ACL users",
                     since: "6.0.0", complexity: Some("O(1)"),
@@ -104,7 +104,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get the rules for a specific ACL user",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of password, command and pattern rules that the user has."),
@@ -126,7 +126,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "6.0.0", complexity: Some("O(1)"),
@@ -143,7 +143,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List the current ACL rules in ACL config file format",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of configured users."),
@@ -160,7 +160,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Reload the ACLs from the configured ACL file",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of configured users."),
@@ -177,7 +177,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List latest events denied because of ACLs in place",
                     since: "6.0.0", complexity: Some("O(N) with N being the number of entries shown."),
@@ -199,7 +199,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Save the current ACL rules in the configured ACL file",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of configured users."),
@@ -216,7 +216,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Modify or create the rules for a specific ACL user",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of rules provided."),
@@ -239,7 +239,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List the username of all the configured ACL rules",
                     since: "6.0.0", complexity: Some("O(N). Where N is the number of configured users."),
@@ -256,7 +256,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return the name of the user associated to the current connection",
                     since: "6.0.0", complexity: Some("O(1)"),
@@ -535,7 +535,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::Refused,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Rewrite the configuration file with the in memory configuration",
                     since: "2.8.0", complexity: Some("O(1)"),
@@ -552,7 +552,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Set configuration parameters to the given values",
                     since: "2.0.0", complexity: Some("O(N) when N is the number of configuration parameters provided"),
@@ -726,7 +726,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for latency diagnostics commands",
             since: "2.8.13", complexity: Some("Depends on subcommand."),
@@ -742,7 +742,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return a human readable latency analysis report.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -759,7 +759,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return a latency graph for the event.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -778,7 +778,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -795,7 +795,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return the cumulative distribution of latencies of a subset of commands or all.",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of commands with latency information being retrieved."),
@@ -814,7 +814,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return timestamp-latency samples for the event.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -833,7 +833,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return the latest latency samples for all events.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -850,7 +850,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Reset latency data for one or more events.",
                     since: "2.8.13", complexity: Some("O(1)"),
@@ -906,7 +906,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Outputs memory problems report",
                     since: "4.0.0", complexity: Some("O(1)"),
@@ -940,7 +940,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show allocator internal stats",
                     since: "4.0.0", complexity: Some("Depends on how much memory is allocated, could be slow"),
@@ -957,7 +957,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Ask the allocator to release memory",
                     since: "4.0.0", complexity: Some("Depends on how much memory is allocated, could be slow"),
@@ -974,7 +974,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show memory usage details",
                     since: "4.0.0", complexity: Some("O(1)"),

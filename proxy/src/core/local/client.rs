@@ -127,6 +127,7 @@ struct Filter {
     id: Option<u64>,
     addr: Option<Vec<u8>>,
     local_addr: Option<Vec<u8>>,
+    user: Option<String>,
     nobody: bool,
     max_age_s: Option<u64>,
 }
@@ -141,6 +142,7 @@ impl Filter {
             && self.id.is_none_or(|id| client.id == id)
             && addr_is(&self.addr, client.addr)
             && addr_is(&self.local_addr, client.local_addr)
+            && self.user.as_ref().is_none_or(|user| client.account.name == *user)
             && self.max_age_s.is_none_or(|age| age_s >= age)
     }
 }
@@ -177,10 +179,11 @@ fn kill(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut Bytes
                 }
             },
             b"user" => {
-                if value != b"default" {
-                    let user = String::from_utf8_lossy(value);
+                let user = String::from_utf8_lossy(value).into_owned();
+                if core.users.get(&user).is_none() {
                     return encode::error(out, &format!("ERR No such user '{user}'"));
                 }
+                filter.user = Some(user);
             }
             b"skipme" if is_word(value, "yes") => skip_me = true,
             b"skipme" if is_word(value, "no") => skip_me = false,
@@ -298,7 +301,7 @@ fn tracking_info(core: &WorkerCore, index: u32, out: &mut BytesMut) {
 
 impl WorkerCore {
     /// The client's line of CLIENT LIST.
-    fn describe_client(&self, index: u32) -> String {
+    pub(in crate::core) fn describe_client(&self, index: u32) -> String {
         let Some(client) = self.clients.get(index) else { return String::new() };
         let labels = client.labels.as_deref();
         let text = |bytes: Option<&Vec<u8>>| {
@@ -332,7 +335,7 @@ impl WorkerCore {
             line,
             "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 \
              multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} omem=0 \
-             tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+             tot-mem={} events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}",
             client.id,
             client.addr,
             client.local_addr,
@@ -347,6 +350,7 @@ impl WorkerCore {
             client.outstanding(),
             memory,
             command,
+            client.account.name,
             if client.resp3 { 3 } else { 2 },
             text(labels.map(|l| &l.lib_name)),
             text(labels.map(|l| &l.lib_version)),

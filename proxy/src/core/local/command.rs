@@ -1,10 +1,11 @@
 //! The COMMAND family, from the table.
 
 use super::connection::{help, unknown_subcommand};
-use super::{config::glob, is_word};
+use super::is_word;
 use crate::core::{WorkerCore, respond};
 use bytes::BytesMut;
 use holdfast_proto::command::{self as table, AclCategories, CommandSpec, describe};
+use holdfast_proto::glob;
 use holdfast_proto::resp::{RawRequest, encode};
 
 pub(super) fn command(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
@@ -84,7 +85,7 @@ fn list(request: &RawRequest, out: &mut BytesMut) {
                 let pattern = value.to_ascii_lowercase();
                 every_command()
                     .map(|spec| spec.name)
-                    .filter(|name| glob(&pattern, name.as_bytes()))
+                    .filter(|name| glob::matches(&pattern, name.as_bytes()))
                     .collect()
             }
             _ => return encode::error(out, respond::SYNTAX),
@@ -131,7 +132,7 @@ fn get_keys(request: &RawRequest, with_flags: bool, resp3: bool, out: &mut Bytes
 }
 
 /// The name of a command by its index in the table.
-pub(super) fn name_of(index: u16) -> Option<&'static str> {
+pub(crate) fn name_of(index: u16) -> Option<&'static str> {
     table::all().nth(index as usize).map(|spec| spec.name)
 }
 

@@ -1,21 +1,31 @@
-//! CONFIG. Most parameters of Redis are the cluster's own business here; what client libraries and
-//! tools ask for is answered, what the cluster's settings hold is shown, and harmless changes are
-//! accepted. Settings of the cluster are changed by its operator.
+//! CONFIG. Parameters of the cluster live in the sentinels' metadata: a change holds for every
+//! proxy and node. The others are shown as what they are here.
 
 use super::connection::{help, unknown_subcommand};
 use crate::core::WorkerCore;
+use crate::core::proposals::Change;
 use bytes::{Bytes, BytesMut};
+use holdfast_proto::glob;
+use holdfast_proto::parameters::{self, Parameter, Scope};
 use holdfast_proto::resp::{RawRequest, encode};
 use holdfast_proto::v1::PersistenceMode;
+use std::collections::BTreeMap;
 
 pub(super) fn config(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     match request.arg(1).to_ascii_lowercase().as_slice() {
         b"get" => get(core, index, request, out),
-        b"set" => set(core, request, out),
+        b"set" => match changes(core, request) {
+            Ok(changes) if changes.is_empty() => encode::ok(out),
+            Ok(changes) => {
+                core.propose(index, request, Change::Settings(changes), encode::OK.to_vec());
+            }
+            Err(text) => encode::error(out, &text),
+        },
         b"resetstat" => {
             core.stats.reset();
             encode::ok(out);
         }
+        // What CONFIG SET changes is in the metadata, on the sentinels' disks, already.
         b"rewrite" => encode::ok(out),
         b"help" => help(out, HELP),
         _ => unknown_subcommand("config", request, out),
@@ -24,16 +34,15 @@ pub(super) fn config(core: &mut WorkerCore, index: u32, request: &RawRequest, ou
 
 fn get(core: &WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     let resp3 = core.clients.get(index).is_some_and(|client| client.resp3);
-    let found: Vec<(String, String)> = core
-        .parameters()
-        .into_iter()
-        .filter(|(name, _)| {
-            request
-                .iter()
-                .skip(2)
-                .any(|pattern| glob(&pattern.to_ascii_lowercase(), name.as_bytes()))
-        })
-        .collect();
+    let patterns: Vec<Vec<u8>> = request.iter().skip(2).map(<[u8]>::to_ascii_lowercase).collect();
+    let mut found: Vec<(&str, String)> = Vec::new();
+    for parameter in parameters::PARAMETERS {
+        for name in [parameter.name, parameter.alias] {
+            if !name.is_empty() && patterns.iter().any(|p| glob::matches(p, name.as_bytes())) {
+                found.push((name, core.parameter(parameter)));
+            }
+        }
+    }
     encode::map(out, found.len(), resp3);
     for (name, value) in found {
         encode::bulk(out, name.as_bytes());
@@ -41,82 +50,81 @@ fn get(core: &WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) 
     }
 }
 
-/// Parameters that tools set on every server they start with, and that mean nothing here.
-const ACCEPTED: &[&str] = &[
-    "activerehashing",
-    "hz",
-    "dynamic-hz",
-    "latency-monitor-threshold",
-    "latency-tracking",
-    "client-output-buffer-limit",
-    "lazyfree-lazy-eviction",
-    "lazyfree-lazy-expire",
-    "lazyfree-lazy-server-del",
-    "lazyfree-lazy-user-del",
-    "lazyfree-lazy-user-flush",
-    "loglevel",
-    "tcp-keepalive",
-    "save",
-    "appendonly",
-    "appendfsync",
-    "stop-writes-on-bgsave-error",
-];
-
-/// CONFIG SET name value [name value …]
-fn set(core: &mut WorkerCore, request: &RawRequest, out: &mut BytesMut) {
+/// CONFIG SET name value [name value …]: what differs from the present values, or the error.
+fn changes(core: &WorkerCore, request: &RawRequest) -> Result<BTreeMap<String, String>, String> {
     if !request.len().is_multiple_of(2) {
-        return encode::error(out, "ERR wrong number of arguments for 'config|set' command");
+        return Err("ERR wrong number of arguments for 'config|set' command".to_owned());
     }
-    let known = core.parameters();
+    let mut given: Vec<(&'static Parameter, String, String)> = Vec::new();
     for at in (2..request.len()).step_by(2) {
-        let name = String::from_utf8_lossy(request.arg(at)).to_ascii_lowercase();
-        let value = request.arg(at + 1);
-        if ACCEPTED.contains(&name.as_str()) {
+        let name = String::from_utf8_lossy(request.arg(at)).into_owned();
+        let value = String::from_utf8_lossy(request.arg(at + 1)).into_owned();
+        let Some(parameter) = parameters::lookup(&name) else {
+            return Err(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+            ));
+        };
+        if given.iter().any(|(known, ..)| known.name == parameter.name) {
+            return Err(failed(&name, "duplicate parameter"));
+        }
+        if parameter.scope == Scope::Fixed && core.parameter(parameter) != value {
+            return Err(failed(&name, "can't set immutable config"));
+        }
+        given.push((parameter, name, value));
+    }
+    let mut changes = BTreeMap::new();
+    for (parameter, name, value) in given {
+        let current = core.parameter(parameter);
+        if parameter.scope == Scope::Fixed {
             continue;
         }
-        let Some((_, present)) = known.iter().find(|(other, _)| *other == name) else {
-            let text =
-                format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'");
-            return encode::error(out, &text);
-        };
-        if present.as_bytes() != value {
-            let text = format!(
-                "ERR CONFIG SET failed (possibly related to argument '{name}') - set it for the whole cluster with `holdfast parameters set`"
-            );
-            return encode::error(out, &text);
+        let value = parameters::check(parameter, &value, &current)
+            .map_err(|error| failed(&name, &error.to_string()))?;
+        if value != current {
+            changes.insert(parameter.name.to_owned(), value);
         }
     }
-    encode::ok(out);
+    Ok(changes)
+}
+
+fn failed(name: &str, reason: &str) -> String {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}")
 }
 
 impl WorkerCore {
-    /// Every parameter that CONFIG GET knows, sorted by name.
-    fn parameters(&self) -> Vec<(String, String)> {
+    /// The present value of a parameter.
+    pub(in crate::core) fn parameter(&self, parameter: &Parameter) -> String {
         let persistence = self.topology.spec.as_ref().map(|spec| spec.persistence());
-        let (appendonly, appendfsync, save) = match persistence {
-            Some(PersistenceMode::AofAlways) => ("yes", "always", ""),
-            Some(PersistenceMode::AofEverysec) => ("yes", "everysec", ""),
-            Some(PersistenceMode::Rdb) => ("no", "everysec", "900 1 300 10 60 10000"),
-            _ => ("no", "everysec", ""),
-        };
-        let own = [
-            ("appendonly", appendonly.to_owned()),
-            ("appendfsync", appendfsync.to_owned()),
-            ("save", save.to_owned()),
-            ("databases", self.databases().to_string()),
-            ("maxclients", self.config.clients_max_shown.to_string()),
-            ("port", self.config.plain_port.to_string()),
-            ("tls-port", self.config.tls_port.to_string()),
-        ];
-        let mut all: std::collections::BTreeMap<String, String> = DEFAULTS
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        all.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(spec) = &self.topology.spec {
-            all.extend(spec.settings.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let aof =
+            matches!(persistence, Some(PersistenceMode::AofAlways | PersistenceMode::AofEverysec));
+        match parameter.name {
+            "appendonly" => if aof { "yes" } else { "no" }.to_owned(),
+            "appendfsync" if persistence == Some(PersistenceMode::AofAlways) => "always".to_owned(),
+            "save" if persistence == Some(PersistenceMode::Rdb) => {
+                "900 1 300 10 60 10000".to_owned()
+            }
+            "databases" => self.databases().to_string(),
+            "maxclients" => self.clients_max_shown().to_string(),
+            "port" => self.config.plain_port.to_string(),
+            "tls-port" => self.config.tls_port.to_string(),
+            parameters::REQUIREPASS => self.password().to_owned(),
+            name => self.setting(name).unwrap_or(parameter.default).to_owned(),
         }
-        all.into_iter().collect()
+    }
+
+    /// Most clients of this proxy.
+    pub(in crate::core) fn clients_max_shown(&self) -> usize {
+        let set = self.setting("maxclients").and_then(|text| text.parse().ok());
+        set.unwrap_or(self.config.clients_max_shown)
+    }
+
+    /// Most clients of this worker.
+    pub(in crate::core) fn clients_max(&self) -> usize {
+        let workers = self.config.worker_count.max(1) as usize;
+        match self.setting("maxclients") {
+            Some(_) => self.clients_max_shown().div_ceil(workers),
+            None => self.config.clients_max,
+        }
     }
 
     /// Tells every shard to forget its statistics.
@@ -125,89 +133,6 @@ impl WorkerCore {
         encode::command(&mut body, words.iter().copied());
         body.freeze()
     }
-}
-
-/// What a stock Redis 7.2 answers, for parameters that clients look at.
-const DEFAULTS: &[(&str, &str)] = &[
-    ("activerehashing", "yes"),
-    ("bind", "* -::*"),
-    (
-        "client-output-buffer-limit",
-        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
-    ),
-    ("client-query-buffer-limit", "1073741824"),
-    ("cluster-enabled", "no"),
-    ("daemonize", "no"),
-    ("dbfilename", "dump.rdb"),
-    ("dir", "/"),
-    ("hash-max-listpack-entries", "128"),
-    ("hash-max-listpack-value", "64"),
-    ("hz", "10"),
-    ("latency-monitor-threshold", "0"),
-    ("latency-tracking", "yes"),
-    ("lfu-decay-time", "1"),
-    ("lfu-log-factor", "10"),
-    ("list-max-listpack-size", "-2"),
-    ("lua-time-limit", "5000"),
-    ("maxmemory", "0"),
-    ("maxmemory-policy", "noeviction"),
-    ("maxmemory-samples", "5"),
-    ("min-replicas-to-write", "0"),
-    ("notify-keyspace-events", ""),
-    ("proto-max-bulk-len", "536870912"),
-    ("protected-mode", "no"),
-    ("replica-read-only", "yes"),
-    ("requirepass", ""),
-    ("set-max-intset-entries", "512"),
-    ("set-max-listpack-entries", "128"),
-    ("set-max-listpack-value", "64"),
-    ("slave-read-only", "yes"),
-    ("slowlog-log-slower-than", "10000"),
-    ("slowlog-max-len", "128"),
-    ("stop-writes-on-bgsave-error", "yes"),
-    ("stream-node-max-bytes", "4096"),
-    ("stream-node-max-entries", "100"),
-    ("tcp-keepalive", "60"),
-    ("timeout", "0"),
-    ("zset-max-listpack-entries", "128"),
-    ("zset-max-listpack-value", "64"),
-];
-
-/// Redis's glob patterns: `*`, `?`, `[a-z]`, `[^a]`, backslash.
-pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let Some((&first, rest)) = pattern.split_first() else { return text.is_empty() };
-    match first {
-        b'*' => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
-        b'?' => !text.is_empty() && glob(rest, &text[1..]),
-        b'[' => {
-            let Some((&c, tail)) = text.split_first() else { return false };
-            let Some(end) = rest.iter().position(|&c| c == b']') else { return false };
-            let (negated, set) = match &rest[..end] {
-                [b'^', set @ ..] => (true, set),
-                set => (false, set),
-            };
-            in_set(set, c) != negated && glob(&rest[end + 1..], tail)
-        }
-        b'\\' if !rest.is_empty() => text.first() == Some(&rest[0]) && glob(&rest[1..], &text[1..]),
-        c => text.first() == Some(&c) && glob(rest, &text[1..]),
-    }
-}
-
-fn in_set(mut set: &[u8], c: u8) -> bool {
-    while !set.is_empty() {
-        if let [from, b'-', to, rest @ ..] = set {
-            if (*from.min(to)..=*from.max(to)).contains(&c) {
-                return true;
-            }
-            set = rest;
-        } else {
-            if set[0] == c {
-                return true;
-            }
-            set = &set[1..];
-        }
-    }
-    false
 }
 
 const HELP: &[&str] = &[

@@ -6,7 +6,6 @@ use crate::core::{WorkerCore, respond};
 use bytes::BytesMut;
 use holdfast_proto::command;
 use holdfast_proto::resp::{RawRequest, encode};
-use subtle::ConstantTimeEq;
 
 /// What clients are told the server is; they choose their features by it.
 pub(crate) const REDIS_VERSION: &str = "7.2.4";
@@ -25,31 +24,18 @@ pub(super) fn echo(_: &mut WorkerCore, _: u32, request: &RawRequest, out: &mut B
 
 pub(super) fn auth(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     let (user, password) = match request.len() {
-        2 if core.password().is_empty() => {
+        2 if core.users.default_user().user.nopass => {
             return encode::error(out, respond::AUTH_WITHOUT_PASSWORD);
         }
         2 => (&b"default"[..], request.arg(1)),
         3 => (request.arg(1), request.arg(2)),
         _ => return encode::error(out, respond::SYNTAX),
     };
-    if authenticate(core, index, user, password) {
+    if core.authenticate(index, user, password) {
         encode::ok(out);
     } else {
         encode::error(out, respond::WRONGPASS);
     }
-}
-
-fn authenticate(core: &mut WorkerCore, index: u32, user: &[u8], password: &[u8]) -> bool {
-    let expected = core.password().as_bytes();
-    let right = expected.is_empty() || bool::from(expected.ct_eq(password));
-    if user != b"default" || !right {
-        core.stats.auth_failures += 1;
-        return false;
-    }
-    if let Some(client) = core.clients.get_mut(index) {
-        client.authenticated = true;
-    }
-    true
 }
 
 /// HELLO [protover [AUTH username password] [SETNAME clientname]]
@@ -72,7 +58,7 @@ pub(super) fn hello(core: &mut WorkerCore, index: u32, request: &RawRequest, out
     while at < request.len() {
         let left = request.len() - at - 1;
         if is_word(request.arg(at), "auth") && left >= 2 {
-            if !authenticate(core, index, request.arg(at + 1), request.arg(at + 2)) {
+            if !core.authenticate(index, request.arg(at + 1), request.arg(at + 2)) {
                 return encode::error(out, respond::WRONGPASS);
             }
             at += 3;
@@ -125,7 +111,8 @@ pub(super) fn is_valid_label(label: &[u8]) -> bool {
 }
 
 pub(super) fn reset(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut BytesMut) {
-    let open = core.password().is_empty();
+    let open = core.is_open();
+    let account = core.users.default_user().clone();
     let Some(client) = core.clients.get_mut(index) else { return };
     client.transaction = None;
     client.forget_watches();
@@ -133,6 +120,7 @@ pub(super) fn reset(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut
     client.db = 0;
     client.reply_mode = ReplyMode::On;
     client.authenticated = open;
+    client.account = account;
     client.no_evict = false;
     client.no_touch = false;
     if let Some(labels) = &mut client.labels {

@@ -133,7 +133,7 @@ impl WorkerCore {
         lines(&[
             ("connected_clients", connected.to_string()),
             ("cluster_connections", "0".to_owned()),
-            ("maxclients", self.config.clients_max_shown.to_string()),
+            ("maxclients", self.clients_max_shown().to_string()),
             ("client_recent_max_input_buffer", "0".to_owned()),
             ("client_recent_max_output_buffer", "0".to_owned()),
             ("blocked_clients", blocked.to_string()),
@@ -198,6 +198,9 @@ impl WorkerCore {
             ("total_forks", "0".to_owned()),
             ("migrate_cached_sockets", "0".to_owned()),
             ("acl_access_denied_auth", stats.auth_failures.to_string()),
+            ("acl_access_denied_cmd", stats.denied_commands.to_string()),
+            ("acl_access_denied_key", stats.denied_keys.to_string()),
+            ("acl_access_denied_channel", stats.denied_channels.to_string()),
             ("total_error_replies", stats.errors.values().sum::<u64>().to_string()),
             ("total_reads_processed", shards.sum("commands_read").to_string()),
             ("total_writes_processed", shards.sum("commands_written").to_string()),

@@ -1,5 +1,6 @@
 //! Which commands the proxy answers itself, and the table that says what happens to each.
 
+mod acl;
 mod client;
 mod cluster;
 mod command;
@@ -131,6 +132,7 @@ fn local_command(name: &str) -> Option<LocalCommand> {
         "select" => connection::select,
         "client" => client::client,
         "command" => command::command,
+        "acl" => acl::acl,
         "config" => config::config,
         "time" => server::time,
         "wait" => server::wait,
@@ -152,6 +154,9 @@ pub(crate) fn run_of(name: &[u8]) -> Option<LocalCommand> {
         _ => None,
     }
 }
+
+/// The name of a command by its index in the table.
+pub(crate) use command::name_of;
 
 /// SENTINEL is not in the table of a server; clients that look for their primary send it.
 pub(crate) const SENTINEL: LocalCommand = cluster::sentinel;

@@ -132,7 +132,7 @@ fn cluster_and_sentinel_clients_are_sent_here() {
 fn families_to_come_say_so() {
     let mut world = World::new(1);
     let client = world.client();
-    for command in ["XADD s * a b", "EVAL x 0", "SUBSCRIBE c", "ACL WHOAMI"] {
+    for command in ["XADD s * a b", "EVAL x 0", "SUBSCRIBE c", "MONITOR"] {
         let told = ask(&mut world, client, command);
         assert!(told.contains("not supported yet"), "{command}: {told}");
     }
@@ -228,4 +228,85 @@ fn other_workers_are_asked_about_their_clients() {
     world.core.peers_answered(*ask, &[Bytes::from_static(b"$6\r\nid=78\n\r\n")], now);
     let list = world.told(client);
     assert!(list.contains("cmd=client") && list.ends_with("id=78\n\r\n"), "{list}");
+}
+
+/// The changes that the core asks the shell for.
+fn proposals(world: &mut World) -> Vec<(usize, Change)> {
+    let mut changes = Vec::new();
+    for action in world.take_actions() {
+        if let Action::Propose { ask, change } = action {
+            changes.push((ask, change));
+        }
+    }
+    changes
+}
+
+fn settings(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn a_setting_is_answered_when_it_can_be_read() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "CONFIG SET TIMEOUT 60 maxmemory 1mb\nCONFIG GET timeout");
+    let asked = proposals(&mut world);
+    let changes = settings(&[("timeout", "60"), ("maxmemory", "1048576")]);
+    assert_eq!(asked, [(0, Change::Settings(changes.clone()))]);
+    let now = world.now();
+    world.core.proposed(0, Ok(2), now);
+    assert_eq!(world.told(client), "", "this proxy does not have it yet");
+    let mut changed = topology(1, "");
+    changed.version = 2;
+    changed.spec.as_mut().unwrap().settings.extend(changes);
+    world.core.topology(Arc::new(changed), now);
+    assert_eq!(world.told(client), "+OK\r\n*2\r\n$7\r\ntimeout\r\n$2\r\n60\r\n");
+    // Nothing to change, nothing to ask.
+    assert_eq!(ask(&mut world, client, "CONFIG SET maxmemory 1024kb"), "+OK\r\n");
+    assert!(proposals(&mut world).is_empty());
+}
+
+#[test]
+fn sentinels_that_refuse_or_are_away_are_named() {
+    let mut world = World::new(1);
+    let client = world.client();
+    for (result, text) in [
+        (Err(ChangeError::Refused("no".to_owned())), "-ERR no\r\n"),
+        (Err(ChangeError::Unavailable), "-ERR the sentinels do not answer; "),
+    ] {
+        world.send(client, "CONFIG SET timeout 60");
+        let (ask, _) = proposals(&mut world)[0];
+        let now = world.now();
+        world.core.proposed(ask, result, now);
+        assert!(world.told(client).starts_with(text));
+    }
+}
+
+#[test]
+fn bad_settings_get_the_errors_of_redis() {
+    let mut world = World::new(1);
+    let client = world.client();
+    let failed = |name: &str, why: &str| {
+        format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {why}\r\n")
+    };
+    let cases = [
+        (
+            "foo bar",
+            "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n".to_owned(),
+        ),
+        ("timeout", "-ERR wrong number of arguments for 'config|set' command\r\n".to_owned()),
+        ("timeout x", failed("timeout", "argument couldn't be parsed into an integer")),
+        (
+            "hz 1 timeout -1",
+            failed("timeout", "argument must be between 0 and 2147483647 inclusive"),
+        ),
+        ("timeout 1 timeout 2", failed("timeout", "duplicate parameter")),
+        ("databases 3", failed("databases", "can't set immutable config")),
+        ("activerehashing 3", failed("activerehashing", "argument must be 'yes' or 'no'")),
+        ("maxmemory 10%", failed("maxmemory", "argument must be a memory value")),
+    ];
+    for (command, expected) in cases {
+        assert_eq!(ask(&mut world, client, &format!("CONFIG SET {command}")), expected);
+    }
+    assert!(proposals(&mut world).is_empty());
 }

@@ -4,6 +4,17 @@ use super::*;
 use crate::core::respond::{OUTCOME_UNKNOWN, SHARD_DOWN};
 use holdfast_proto::frame::{RecordOp, UnblockReason};
 
+/// Error words after which some client library sends the command again by itself.
+const RETRIED: &[&str] =
+    &["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED"];
+
+#[test]
+fn only_what_surely_did_not_run_is_retried_by_clients() {
+    let word = |text: &'static str| text.split(' ').next().unwrap();
+    assert!(RETRIED.contains(&word(SHARD_DOWN)));
+    assert!(!RETRIED.contains(&word(OUTCOME_UNKNOWN)));
+}
+
 #[test]
 fn a_pipeline_keeps_its_order_and_its_lane_across_a_failover() {
     let mut world = World::new(1);

@@ -1,5 +1,6 @@
 //! The core against scripted nodes: no sockets, a clock that the test moves.
 
+mod acl;
 mod commands;
 mod failover;
 mod random;

@@ -8,7 +8,7 @@ pub struct LogRecord {
     /// Proposer's wall clock, ms since the Unix epoch; apply makes it monotone.
     #[prost(uint64, tag = "1")]
     pub time_ms: u64,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub command: Option<Command>,
 }
 
@@ -52,6 +52,9 @@ pub enum Command {
     AmendFailover(AmendFailover),
     #[prost(message, tag = "15")]
     RecordEvent(RecordEvent),
+    /// Changes ACL users that are as expected.
+    #[prost(message, tag = "16")]
+    ChangeUsers(ChangeUsers),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -189,4 +192,10 @@ pub struct RecordEvent {
     pub node: u64,
     #[prost(string, tag = "4")]
     pub text: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangeUsers {
+    #[prost(message, repeated, tag = "1")]
+    pub changes: Vec<v1::UserChange>,
 }

@@ -4,19 +4,24 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use holdfast_proto::slot::SLOT_COUNT;
-use holdfast_proto::v1;
+use holdfast_proto::{acl, parameters, v1};
 use prost::Message;
 
 use super::command::{
-    AmendFailover, Command, CreateShards, Found, LeaderIs, LogRecord, PrimaryIs, PromoteReplica,
-    RecordEvent, RecordFailover, RegisterNode, RegisterProxy, ReplaceReplica, RetireProxy,
-    SetHealth, SetSettings,
+    AmendFailover, ChangeUsers, Command, CreateShards, Found, LeaderIs, LogRecord, PrimaryIs,
+    PromoteReplica, RecordEvent, RecordFailover, RegisterNode, RegisterProxy, ReplaceReplica,
+    RetireProxy, SetHealth, SetSettings,
 };
 
 /// How many events the history keeps: weeks of an ordinary cluster in about a megabyte.
 pub const EVENTS_MAX: usize = 4096;
 /// More worker threads than any machine has cores; a bound against nonsense.
 pub const PROXY_WORKERS_MAX: u32 = 1024;
+
+/// ACL users of a cluster; the whole topology goes to every proxy and node.
+pub const USERS_MAX: usize = 10_000;
+/// Name and rules of one user together, bytes.
+pub const USER_LEN_MAX: usize = 64 * 1024;
 
 /// The state itself; also the content of snapshots. Tags are part of the disk format.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -96,6 +101,8 @@ pub enum Rejection {
          and needs {needed} to go on without losing acknowledged writes"
     )]
     TooFewIntact { shard: u32, raft_id: u64, intact: usize, needed: usize },
+    #[error("user '{0}' was changed by somebody else meanwhile")]
+    StaleUser(String),
     #[error("{0}")]
     Invalid(String),
 }
@@ -156,6 +163,7 @@ impl Metadata {
             Command::RegisterProxy(c) => self.register_proxy(c),
             Command::RetireProxy(c) => self.retire_proxy(c),
             Command::SetSettings(c) => self.set_settings(c),
+            Command::ChangeUsers(c) => self.change_users(c),
             Command::ReplaceReplica(c) => self.replace_replica(c),
             Command::PromoteReplica(c) => self.promote_replica(c),
             // History is not part of the topology: its version stays.
@@ -432,20 +440,67 @@ impl Metadata {
     fn set_settings(&mut self, command: &SetSettings) -> Applied {
         let topology = self.topology_mut()?;
         let spec = topology.spec.get_or_insert_default();
+        let present = |name: &str| spec.settings.get(name).cloned();
+        let checked =
+            parameters::check_all(&command.settings, present).map_err(Rejection::Invalid)?;
         let before = spec.clone();
-        for (name, value) in &command.settings {
+        let names: Vec<String> = checked.keys().cloned().collect();
+        for (name, value) in checked {
             // The password is a credential: it has its own field and stays out of the history.
-            if name == "requirepass" {
-                spec.password.clone_from(value);
+            if name == parameters::REQUIREPASS {
+                if let Some(rules) = spec.users.get_mut("default")
+                    && let Ok(mut user) = acl::User::parse(rules)
+                {
+                    user.set_password(&value);
+                    *rules = user.describe();
+                }
+                spec.password = value;
             } else {
-                spec.settings.insert(name.clone(), value.clone());
+                spec.settings.insert(name, value);
             }
         }
         if *spec == before {
             return Ok(Outcome::Unchanged);
         }
-        let names: Vec<&str> = command.settings.keys().map(String::as_str).collect();
         self.event("settings", 0, 0, format!("settings changed: {}", names.join(", ")));
+        Ok(Outcome::Done)
+    }
+
+    fn change_users(&mut self, command: &ChangeUsers) -> Applied {
+        let topology = self.topology_mut()?;
+        let spec = topology.spec.get_or_insert_default();
+        for change in &command.changes {
+            let present = spec.users.get(&change.name).map_or("", String::as_str);
+            if present != change.expected {
+                return Err(Rejection::StaleUser(change.name.clone()));
+            }
+            if let Err(error) = acl::User::parse(&change.rules) {
+                let text = format!("the rules of user '{}' are wrong: {error}", change.name);
+                return Err(Rejection::Invalid(text));
+            }
+            if change.name.is_empty() || change.name.len() + change.rules.len() > USER_LEN_MAX {
+                let text = "a user needs a name, and rules of a bearable length".to_owned();
+                return Err(Rejection::Invalid(text));
+            }
+        }
+        let before = spec.users.clone();
+        for change in &command.changes {
+            if change.rules.is_empty() {
+                spec.users.remove(&change.name);
+            } else {
+                spec.users.insert(change.name.clone(), change.rules.clone());
+            }
+        }
+        if spec.users.len() > USERS_MAX {
+            spec.users = before;
+            return Err(Rejection::Invalid(format!("more than {USERS_MAX} users")));
+        }
+        if spec.users == before {
+            return Ok(Outcome::Unchanged);
+        }
+        // Rules hold hashes of passwords: the history names the users only.
+        let names: Vec<&str> = command.changes.iter().map(|c| c.name.as_str()).collect();
+        self.event("users", 0, 0, format!("users changed: {}", names.join(", ")));
         Ok(Outcome::Done)
     }
 

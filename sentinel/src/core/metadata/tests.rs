@@ -253,6 +253,70 @@ fn settings_change_and_the_password_stays_out_of_the_history() {
 }
 
 #[test]
+fn wrong_settings_change_nothing() {
+    let mut state = cluster();
+    let set = |pairs: &[(&str, &str)]| {
+        let settings = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Command::SetSettings(SetSettings { settings })
+    };
+    let before = state.clone();
+    for wrong in [
+        &[("timeout", "30"), ("hz", "many")][..],
+        &[("no-such-parameter", "1")],
+        &[("databases", "3")],
+    ] {
+        assert!(matches!(apply(&mut state, set(wrong)), Err(Rejection::Invalid(_))), "{wrong:?}");
+        assert_eq!(state, before);
+    }
+    apply(&mut state, set(&[("maxmemory", "1GB"), ("hash-max-ziplist-value", "9")])).unwrap();
+    let spec = state.topology().unwrap().spec.as_ref().unwrap();
+    assert_eq!(spec.settings.get("maxmemory").map(String::as_str), Some("1073741824"));
+    assert_eq!(spec.settings.get("hash-max-listpack-value").map(String::as_str), Some("9"));
+}
+
+#[test]
+fn users_change_only_from_what_was_expected() {
+    let mut state = cluster();
+    let change = |name: &str, expected: &str, rules: &str| v1::UserChange {
+        name: name.to_owned(),
+        expected: expected.to_owned(),
+        rules: rules.to_owned(),
+    };
+    let users = |changes: Vec<v1::UserChange>| Command::ChangeUsers(ChangeUsers { changes });
+    let (old, new) = ("on nopass ~* +get", "on nopass ~* +set");
+    assert_eq!(apply(&mut state, users(vec![change("joe", "", old)])), Ok(Outcome::Done));
+    let stale = Err(Rejection::StaleUser("joe".to_owned()));
+    let both = vec![change("ann", "", old), change("joe", "", new)];
+    assert_eq!(apply(&mut state, users(both)), stale, "all of them or none");
+    assert_eq!(state.topology().unwrap().spec.as_ref().unwrap().users.len(), 1);
+    assert_eq!(apply(&mut state, users(vec![change("joe", old, new)])), Ok(Outcome::Done));
+    let wrong = vec![change("joe", new, "on +nosuchcommand")];
+    assert!(matches!(apply(&mut state, users(wrong)), Err(Rejection::Invalid(_))));
+    assert_eq!(apply(&mut state, users(vec![change("joe", new, "")])), Ok(Outcome::Done));
+    assert!(state.topology().unwrap().spec.as_ref().unwrap().users.is_empty());
+    let texts: Vec<&str> = state.events_after(0, 0).map(|e| e.text.as_str()).collect();
+    assert!(texts.contains(&"users changed: joe") && texts.iter().all(|t| !t.contains("nopass")));
+}
+
+#[test]
+fn requirepass_replaces_the_passwords_of_a_changed_default_user() {
+    let mut state = cluster();
+    let rules = "on sanitize-payload #30c952fab122c3f9759f02a6d95c3758b246b4fee239957b2d4fee46e26170c4 ~a* resetchannels -@all +get";
+    let change = v1::UserChange {
+        name: "default".to_owned(),
+        expected: String::new(),
+        rules: rules.to_owned(),
+    };
+    apply(&mut state, Command::ChangeUsers(ChangeUsers { changes: vec![change] })).unwrap();
+    let settings = [("requirepass".to_owned(), "new".to_owned())].into();
+    apply(&mut state, Command::SetSettings(SetSettings { settings })).unwrap();
+    let spec = state.topology().unwrap().spec.as_ref().unwrap();
+    let user = holdfast_proto::acl::User::parse(&spec.users["default"]).unwrap();
+    assert!(user.accepts(b"new") && !user.accepts(b"pw"));
+    assert!(spec.users["default"].ends_with(" ~a* resetchannels -@all +get"));
+}
+
+#[test]
 fn a_failover_is_recorded_once_and_amended_by_the_proxies() {
     let mut state = cluster();
     let report = v1::FailoverReport {
