@@ -224,6 +224,8 @@ fn multibulk_count(buf: &[u8], limits: &Limits) -> Result<Option<(usize, usize)>
             Err(ProtocolError::TooBigMultibulkCount)
         }
         Line::Incomplete => Ok(None),
+        // However the bytes were cut into pieces: what Redis says when it sees the first of them.
+        _ if line_len(buf) > limits.inline_len_max => Err(ProtocolError::TooBigMultibulkCount),
         _ => Err(ProtocolError::InvalidMultibulkLength),
     }
 }
@@ -259,7 +261,13 @@ fn bulk_len(
     if buf[at] != b'$' {
         return Err(ProtocolError::ExpectedDollar(buf[at]));
     }
-    let Line::Number(number, next) = line else { return Err(ProtocolError::InvalidBulkLength) };
+    let Line::Number(number, next) = line else {
+        return Err(if line_len(&buf[at..]) > limits.inline_len_max {
+            ProtocolError::TooBigBulkCount
+        } else {
+            ProtocolError::InvalidBulkLength
+        });
+    };
     let len = usize::try_from(number).map_err(|_| ProtocolError::InvalidBulkLength)?;
     if len > limits.bulk_len_max {
         let known = len <= Limits::AUTHENTICATED.bulk_len_max;
@@ -270,6 +278,10 @@ fn bulk_len(
         });
     }
     Ok(Some((len, next)))
+}
+
+fn line_len(buf: &[u8]) -> usize {
+    memchr::memchr(b'\r', buf).unwrap_or(buf.len())
 }
 
 enum Line {

@@ -180,3 +180,17 @@ proptest! {
         let _ = Args::parse(&wire);
     }
 }
+
+#[test]
+fn an_endless_length_line_is_told_by_its_length_however_it_arrives() {
+    let limits = Limits::AUTHENTICATED;
+    let digits = "1".repeat(limits.inline_len_max + 1);
+    for (wire, error) in [
+        (format!("*{digits}"), ProtocolError::TooBigMultibulkCount),
+        (format!("*{digits}\r\nPING\r\n"), ProtocolError::TooBigMultibulkCount),
+        (format!("*1\r\n${digits}"), ProtocolError::TooBigBulkCount),
+        (format!("*1\r\n${digits}\r\nPING\r\n"), ProtocolError::TooBigBulkCount),
+    ] {
+        assert_eq!(decode_all(&[wire.as_bytes()], &limits), Err(error));
+    }
+}

@@ -10,7 +10,7 @@ use super::transaction::{ExecRest, Transaction};
 use super::users::Account;
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::frame::Watch;
-use holdfast_proto::resp::RawRequest;
+use holdfast_proto::resp::{Decoder, RawRequest};
 use holdfast_proto::slot::Slot;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -86,6 +86,8 @@ pub(crate) struct Client {
     pub(crate) addr: SocketAddr,
     pub(crate) local_addr: SocketAddr,
     pub(crate) input: BytesMut,
+    /// How far the unfinished request at the front of `input` is understood, if it is long.
+    pub(crate) decoder: Option<Box<Decoder>>,
     pub(crate) output: BytesMut,
     replies: VecDeque<Item>,
     /// Number of the first item of `replies`; counts up and wraps.
@@ -142,6 +144,7 @@ impl Client {
             addr,
             local_addr,
             input: BytesMut::new(),
+            decoder: None,
             output: BytesMut::new(),
             replies: VecDeque::new(),
             first_reply: 0,

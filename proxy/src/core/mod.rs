@@ -328,8 +328,7 @@ impl WorkerCore {
         } else {
             client.input.extend_from_slice(&chunk);
             if !stalled {
-                let input = std::mem::take(&mut client.input);
-                self.process_input(key.index, input);
+                self.process_kept_input(key.index);
             }
         }
         self.settle();

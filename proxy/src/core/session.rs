@@ -11,12 +11,16 @@ use super::{WorkerCore, respond, stats};
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::command::{self, CommandSpec, Support, UnknownCommand, flag};
 use holdfast_proto::frame::{AnswerStatus, ReadOp, RecordOp, flags};
-use holdfast_proto::resp::{Decoded, Limits, RawRequest, decode_request, encode};
+use holdfast_proto::resp::{Decoded, Decoder, Limits, RawRequest, encode};
 use holdfast_proto::slot::Slot;
 use smallvec::SmallVec;
 
 /// A client with this many unanswered commands is not read from until half of them are answered.
 const WINDOW_REQUESTS_MAX: usize = 16 * 1024;
+
+/// Of an unfinished request this long it is remembered how far it is understood; a shorter one is
+/// looked at afresh when more of it comes.
+const KEPT_DECODER_BYTES: usize = 4 * 1024;
 
 /// A command that passed the first checks.
 #[derive(Clone, Copy)]
@@ -55,6 +59,22 @@ impl WorkerCore {
         }
     }
 
+    /// Processes what a client's own buffer holds; the rest stays where it is, so that a large
+    /// request that comes in many pieces is not copied with each of them.
+    pub(crate) fn process_kept_input(&mut self, index: u32) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let generation = client.generation;
+        let mut input = std::mem::take(&mut client.input);
+        self.process_commands(index, &mut input);
+        let Some(client) = self.clients.of_generation(index, generation) else { return };
+        if !client.closing {
+            client.input = input;
+        }
+        if !client.output.is_empty() || client.closing {
+            self.mark_client(index);
+        }
+    }
+
     /// Goes on with a client whose reason to stall may be over.
     pub(crate) fn resume_client(&mut self, index: u32, generation: u32) {
         let Some(client) = self.clients.of_generation(index, generation) else { return };
@@ -64,11 +84,7 @@ impl WorkerCore {
         if let Some(parked) = client.parked.take() {
             self.dispatch(index, *parked);
         }
-        let Some(client) = self.clients.of_generation(index, generation) else { return };
-        let mut input = std::mem::take(&mut client.input);
-        self.process_commands(index, &mut input);
-        let Some(client) = self.clients.of_generation(index, generation) else { return };
-        client.input = input;
+        self.process_kept_input(index);
         // Also when there is no output: the shell may read again.
         self.mark_client(index);
     }
@@ -87,8 +103,14 @@ impl WorkerCore {
                 return;
             }
             let limits = if client.authenticated { &self.limits } else { &Limits::UNAUTHENTICATED };
-            match decode_request(input, limits) {
-                Ok(Decoded::NeedMore) => return,
+            let mut decoder = client.decoder.take().map_or_else(Decoder::default, |kept| *kept);
+            match decoder.decode(input, limits) {
+                Ok(Decoded::NeedMore) => {
+                    if input.len() >= KEPT_DECODER_BYTES {
+                        client.decoder = Some(Box::new(decoder));
+                    }
+                    return;
+                }
                 Ok(Decoded::Request(request)) => self.dispatch(index, request),
                 Err(error) => {
                     tracing::debug!(client = %client.addr, %error, "closing client");
@@ -126,6 +148,7 @@ impl WorkerCore {
             Err(_) if client.authenticated && is_sentinel(&request) => {
                 return self.run_local(index, stats::NO_COMMAND, &request, SENTINEL);
             }
+            Err(_) if is_http(&request) => return self.cut_off(index),
             Err((command, text)) => return self.reject(index, command, &text),
         };
         let Some(client) = self.clients.get_mut(index) else { return };
@@ -189,6 +212,17 @@ impl WorkerCore {
             table().handler_of_unsupported(spec)
         };
         Ok(Resolved { spec, index: spec.index, handler })
+    }
+
+    /// Somebody makes a browser or another HTTP client talk to this port (`securityWarningCommand`
+    /// in `server.c`): no answer that it could make use of.
+    fn cut_off(&mut self, index: u32) {
+        self.stats.protocol_errors += 1;
+        let Some(client) = self.clients.get_mut(index) else { return };
+        tracing::warn!(client.addr = %client.addr, "HTTP on a Redis port: connection closed");
+        client.output.clear();
+        client.closing = true;
+        self.mark_client(index);
     }
 
     /// Answers with an error made here; inside MULTI this spoils the transaction.
@@ -514,4 +548,10 @@ fn is_single_key(spec: &CommandSpec) -> bool {
 fn single_key_slot(resolved: &Resolved, request: &RawRequest) -> Option<Slot> {
     let single = matches!(resolved.handler, Handler::Data) && is_single_key(resolved.spec);
     single.then(|| Slot::of_key(request.arg(1)))
+}
+
+/// A line of an HTTP request that is no Redis command.
+fn is_http(request: &RawRequest) -> bool {
+    let name = request.arg(0);
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }

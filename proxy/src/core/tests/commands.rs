@@ -83,6 +83,37 @@ fn requests_in_pieces_and_inline() {
 }
 
 #[test]
+fn http_is_cut_off() {
+    for line in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "POST /x HTTP/1.1\r\n\r\nset a b\r\n"]
+    {
+        let mut world = World::new(1);
+        let client = world.client();
+        let now = world.now();
+        world.core.client_data(client, BytesMut::from(line.as_bytes()), now);
+        assert_eq!(world.told(client), "");
+        assert!(world.is_closing(client));
+        assert!(world.received(0).is_empty());
+    }
+}
+
+#[test]
+fn a_long_request_in_many_pieces_is_one_request() {
+    let mut world = World::new(1);
+    let client = world.client();
+    let value = "v".repeat(300_000);
+    let request =
+        format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$300000\r\n{value}\r\n*1\r\n$4\r\nPING\r\n");
+    for piece in request.as_bytes().chunks(1_000) {
+        let now = world.now();
+        world.core.client_data(client, BytesMut::from(piece), now);
+    }
+    let sent = world.received_one(0);
+    assert_eq!(sent.text(), format!("SET a {value}"));
+    world.reply(0, &sent, "+OK\r\n");
+    assert_eq!(world.told(client), "+OK\r\n+PONG\r\n");
+}
+
+#[test]
 fn select_chooses_the_database() {
     let mut world = World::new(1);
     let client = world.client();
