@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(crate) enum BlockKind {
     List,
     ZSet,
+    /// XREAD.
+    Stream,
+    /// XREADGROUP, which also ends (with an error) when the key goes or gets another type.
+    StreamGroup,
 }
 
 /// What a handler asks for when it cannot be served.
@@ -22,6 +26,8 @@ pub(crate) struct BlockRequest {
     /// Cluster time at which the wait ends; `None` waits for ever.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) kind: BlockKind,
+    /// What is to be run again, if not the command as it came: a RESP array.
+    pub(crate) command: Option<Box<[u8]>>,
 }
 
 /// Names a waiter: the record that blocked.
@@ -44,6 +50,12 @@ pub(crate) struct Waiter {
     pub(crate) command: Box<[u8]>,
 }
 
+impl Waiter {
+    fn memory(&self) -> usize {
+        self.command.len() * 2 + 512
+    }
+}
+
 /// All waiters of the shard.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
@@ -53,6 +65,8 @@ pub(crate) struct Waiters {
     by_key: BTreeMap<(u16, Box<[u8]>), BTreeSet<u64>>,
     deadlines: BTreeSet<(u64, u64)>,
     next_order: u64,
+    /// Approximate bytes.
+    memory: usize,
     /// Keys that changed during the current record and that somebody waits for, without repeats.
     ready: VecDeque<(u16, Box<[u8]>)>,
 }
@@ -81,6 +95,7 @@ impl Waiters {
             self.deadlines.insert((deadline, order));
         }
         self.by_name.insert(waiter.name, order);
+        self.memory += waiter.memory();
         self.waiters.insert(order, waiter);
     }
 
@@ -114,6 +129,10 @@ impl Waiters {
             self.deadlines.remove(&(deadline, order));
         }
         self.by_name.remove(&waiter.name);
+        self.memory -= waiter.memory();
+        if self.waiters.is_empty() {
+            self.ready.clear();
+        }
         Some(waiter)
     }
 
@@ -135,6 +154,26 @@ impl Waiters {
         let place = (db, Box::from(key));
         if self.by_key.contains_key(&place) && !self.ready.contains(&place) {
             self.ready.push_back(place);
+        }
+    }
+
+    /// Notes that a key is gone, which matters only to commands that end then.
+    pub(crate) fn key_removed(&mut self, db: u16, key: &[u8]) {
+        let place = (db, Box::from(key));
+        let ends = |order| {
+            self.waiters.get(order).is_some_and(|w| w.request.kind == BlockKind::StreamGroup)
+        };
+        if self.by_key.get(&place).is_some_and(|orders| orders.iter().any(ends)) {
+            self.key_changed(db, key);
+        }
+    }
+
+    /// As [`Waiters::key_removed`] for every key of a database.
+    pub(crate) fn database_flushed(&mut self, db: u16) {
+        let keys: Vec<_> =
+            self.by_key.keys().filter(|(of, _)| *of == db).map(|(_, key)| key.clone()).collect();
+        for key in keys {
+            self.key_removed(db, &key);
         }
     }
 
@@ -170,6 +209,6 @@ impl Waiters {
 
     /// Approximate bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.waiters.values().map(|waiter| waiter.command.len() * 2 + 512).sum()
+        self.memory
     }
 }

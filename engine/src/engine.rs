@@ -5,6 +5,7 @@ use crate::command::{self, Ctx};
 use crate::config::EngineConfig;
 use crate::digest::Digest;
 use crate::effect::{Effect, Watched};
+use crate::evict::{self, EvictPolicy, EvictionConfig, Victim};
 use crate::expire::ExpiryCycle;
 use crate::hash;
 use crate::keyspace::{Clock, Keyspace};
@@ -61,12 +62,20 @@ pub struct Stats {
     pub blocked_commands: u64,
 }
 
+/// Slots of flushed databases that each search for due keys frees: a whole database is gone after
+/// some hundred searches, or as many records as it had slots.
+const GARBAGE_SLOTS: usize = 64;
+
+const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+
 /// Where a command stands: what decides its time, its random numbers and its protocol.
 #[derive(Clone, Copy)]
 struct Place {
     db: u16,
     resp3: bool,
     in_exec: bool,
+    /// The primary had no room left for commands that need memory.
+    out_of_memory: bool,
     seed: u64,
     index: u32,
     position: u32,
@@ -111,6 +120,7 @@ impl Engine {
                 db: header.db,
                 resp3: header.flags & flags::RESP3 != 0,
                 in_exec: false,
+                out_of_memory: header.flags & flags::OUT_OF_MEMORY != 0,
                 seed: batch.seed,
                 index,
                 position: 0,
@@ -195,6 +205,11 @@ impl Engine {
             self.space.effects.list.clear();
             return ReadOutcome::Expired;
         }
+        if ctx.blocked.is_some() {
+            // XREAD with BLOCK: only a record can wait.
+            out.truncate(start);
+            return ReadOutcome::NotReadOnly;
+        }
         ReadOutcome::Done
     }
 
@@ -253,10 +268,35 @@ impl Engine {
         budget: usize,
         due: &mut Vec<(u16, Slot, Vec<u8>)>,
     ) -> bool {
+        self.space.collect_garbage(GARBAGE_SLOTS);
         self.expiry_cycle.run(&mut self.space, now_ms, budget, due)
     }
 
-    /// Bytes of data and of the records kept beside it.
+    /// How keys' use is followed from now on. Not replicated: each replica may do as it likes.
+    pub fn set_eviction(&mut self, config: EvictionConfig) {
+        self.space.eviction = config;
+    }
+
+    /// Chooses keys to give up that free about `bytes` together, `count` at most, by the policy of
+    /// [`Engine::set_eviction`], for the primary to propose Evict records. Adds to `victims` and
+    /// returns about how many bytes they free: 0 if no key may go.
+    pub fn choose_victims(
+        &mut self,
+        now_ms: u64,
+        bytes: usize,
+        count: usize,
+        victims: &mut Vec<Victim>,
+    ) -> usize {
+        hash::enter(self.cfg.hash_seed);
+        let config = self.space.eviction;
+        if config.policy == EvictPolicy::NoEviction {
+            return 0;
+        }
+        let want = (bytes, count);
+        evict::choose(&self.space, &config, now_ms, want, &mut self.read_rng, victims)
+    }
+
+    /// Bytes of data and of the records kept beside it. In constant time.
     pub fn memory_used(&self) -> usize {
         self.space.memory() + self.lanes.memory() + self.space.waiters.memory()
     }
@@ -379,19 +419,20 @@ impl Engine {
             }
         };
         *position += 1;
-        let Some(request) = request else {
+        let Some(mut request) = request else {
             self.lanes.keep(slot, worker, Kept::from_bytes(&out.buf[start..]));
             return out.finish(worker, tag, AnswerStatus::Reply, start);
         };
         out.buf.truncate(start);
         self.lanes.keep(slot, worker, Kept::Blocked);
+        let command = request.command.take().unwrap_or_else(|| body.into());
         self.space.waiters.add(Waiter {
             name: WaiterName { worker, slot, seq },
             db: place.db,
             resp3: place.resp3,
             tag,
             request,
-            command: body.into(),
+            command,
         });
         out.finish(worker, tag, AnswerStatus::Blocked, start);
     }
@@ -417,6 +458,10 @@ impl Engine {
             reply.error(&command::unknown(args).to_string());
             return None;
         };
+        if place.out_of_memory && command.needs_memory() {
+            reply.error(OUT_OF_MEMORY);
+            return None;
+        }
         self.commands += 1;
         let clock = Clock { now_ms: self.time_ms, applied_ms: self.time_ms, apply: true };
         let mut ctx = Ctx {
@@ -456,6 +501,13 @@ impl Engine {
         let mut reply = Reply::new(out, place.resp3);
         if !unchanged {
             reply.null_array();
+            return Some(());
+        }
+        let needs_memory = |args: &SmallVec<[&[u8]; 8]>| {
+            command::lookup(args[0]).is_some_and(|command| command.needs_memory())
+        };
+        if place.out_of_memory && exec.commands.iter().any(needs_memory) {
+            reply.error(&format!("EXECABORT Transaction discarded because of: {OUT_OF_MEMORY}"));
             return Some(());
         }
         reply.array(exec.commands.len());
@@ -520,6 +572,7 @@ impl Engine {
                     db: header.db,
                     resp3: false,
                     in_exec: true,
+                    out_of_memory: false,
                     seed: batch.seed,
                     index,
                     position: 0,
@@ -594,9 +647,8 @@ impl Engine {
     fn serve_waiters(&mut self, seed: u64, index: u32, position: &mut u32, out: &mut Outcomes) {
         while let Some(place) = self.space.waiters.take_ready() {
             for order in self.space.waiters.waiting_for(&place) {
-                if let Some(kind) = self.kind_of(&place) {
-                    self.serve(order, kind, seed, index, position, out);
-                }
+                let kind = self.kind_of(&place);
+                self.serve(order, kind, seed, index, position, out);
             }
         }
     }
@@ -607,6 +659,7 @@ impl Engine {
         match self.space.keys(*db, clock).peek(key)? {
             ValueRef::List(_) => Some(BlockKind::List),
             ValueRef::ZSet(_) => Some(BlockKind::ZSet),
+            ValueRef::Stream(_) => Some(BlockKind::Stream),
             _ => None,
         }
     }
@@ -614,14 +667,15 @@ impl Engine {
     fn serve(
         &mut self,
         order: u64,
-        kind: BlockKind,
+        kind: Option<BlockKind>,
         seed: u64,
         index: u32,
         position: &mut u32,
         out: &mut Outcomes,
     ) {
         let Some(waiter) = self.space.waiters.get(order) else { return };
-        if waiter.request.kind != kind {
+        let wanted = waiter.request.kind;
+        if Some(wanted) != kind && wanted != BlockKind::StreamGroup {
             return;
         }
         let waiter = waiter.clone();
@@ -630,6 +684,7 @@ impl Engine {
             db: waiter.db,
             resp3: waiter.resp3,
             in_exec: false,
+            out_of_memory: false,
             seed,
             index,
             position: *position,

@@ -2,12 +2,16 @@ use super::*;
 use crate::checkpoint::CheckpointStep;
 use proptest::prelude::*;
 
+#[path = "stream_tests.rs"]
+mod streams;
+
 /// Proxy workers and their engine under test.
 struct Client {
     engine: Engine,
     time_ms: u64,
     worker: u64,
     next: u64,
+    flags: u8,
     out: Outcomes,
 }
 
@@ -20,6 +24,7 @@ impl Client {
             time_ms: 1_000_000,
             worker: 1,
             next: 1,
+            flags: 0,
             out: Outcomes::new(),
         }
     }
@@ -27,7 +32,7 @@ impl Client {
     fn header(&self, op: RecordOp, seq: u64) -> RecordHeader {
         RecordHeader {
             op,
-            flags: 0,
+            flags: self.flags,
             db: 0,
             slot: Slot::default(),
             worker: WorkerId(self.worker),
@@ -529,4 +534,78 @@ fn changed(key: &str) -> Effect {
 
 fn event(class: EventClasses, event: &'static str, key: &str) -> Effect {
     Effect::Event { class, event, db: 0, key: key.as_bytes().into() }
+}
+
+#[test]
+fn eviction_prefers_what_was_not_used() {
+    let mut client = Client::new();
+    for key in 0..200 {
+        client.run(&format!("SET key{key} x"));
+    }
+    client.run("SET volatile x EX 1000000");
+    client.time_ms += 100_000;
+    for key in 100..200 {
+        client.run(&format!("GET key{key}"));
+    }
+    let now_ms = client.time_ms;
+    let choose = |client: &mut Client, policy, bytes, count| {
+        client.engine.set_eviction(EvictionConfig { policy, ..EvictionConfig::default() });
+        let mut victims = Vec::new();
+        let freed = client.engine.choose_victims(now_ms, bytes, count, &mut victims);
+        (freed, victims)
+    };
+    let (freed, victims) = choose(&mut client, EvictPolicy::AllKeysLru, usize::MAX, 80);
+    let used = |victim: &&Victim| {
+        let text = std::str::from_utf8(&victim.key).unwrap();
+        text.strip_prefix("key").is_some_and(|number| number.parse::<u32>().unwrap() >= 100)
+    };
+    let wrong = victims.iter().filter(used).count();
+    assert!(victims.len() == 80 && wrong < 8, "{wrong} of {}", victims.len());
+    assert!(freed >= 80 * 32);
+    let distinct: std::collections::BTreeSet<_> = victims.iter().collect();
+    assert_eq!(distinct.len(), victims.len());
+    let (_, all) = choose(&mut client, EvictPolicy::AllKeysRandom, usize::MAX, 1000);
+    assert!(all.len() > 150, "{} of 201 keys", all.len());
+    let (freed, few) = choose(&mut client, EvictPolicy::AllKeysRandom, 100, 1000);
+    assert!(freed >= 100 && few.len() < 5);
+    for policy in [EvictPolicy::VolatileLru, EvictPolicy::VolatileTtl, EvictPolicy::VolatileLfu] {
+        let (_, victims) = choose(&mut client, policy, 1, 1);
+        assert_eq!(victims[0].key, b"volatile");
+    }
+    client.own(RecordOp::Evict, 0, &encode("volatile nothing"));
+    assert_eq!(client.engine.stats().evicted_keys, 1);
+    assert_eq!(choose(&mut client, EvictPolicy::VolatileTtl, 1, 1), (0, Vec::new()));
+    assert_eq!(choose(&mut client, EvictPolicy::NoEviction, 1, 1), (0, Vec::new()));
+}
+
+#[test]
+fn frequencies_and_idle_times_are_shown_by_the_policy() {
+    let mut client = Client::new();
+    client.run("SET key x");
+    client.time_ms += 50_000;
+    assert_eq!(client.run("OBJECT IDLETIME key"), ":50\r\n");
+    assert!(client.run("OBJECT FREQ key").starts_with("-ERR An LFU maxmemory policy is not"));
+    let policy = EvictPolicy::VolatileLfu;
+    client.engine.set_eviction(EvictionConfig { policy, ..EvictionConfig::default() });
+    assert_eq!(client.run("OBJECT FREQ key"), ":5\r\n");
+    assert!(client.run("OBJECT IDLETIME key").starts_with("-ERR An LFU maxmemory policy is sel"));
+    for _ in 0..300 {
+        client.run("GET key");
+    }
+    let frequency: u32 = client.run("OBJECT FREQ key")[1..].trim().parse().unwrap();
+    assert!((8..20).contains(&frequency), "{frequency}");
+    client.run("SET key another-value-of-another-length-that-moves-the-entry");
+    assert_eq!(client.run("OBJECT FREQ key"), format!(":{frequency}\r\n"));
+}
+
+#[test]
+fn without_memory_commands_that_need_some_are_refused() {
+    let mut client = Client::new();
+    client.run("SET key x");
+    client.flags = flags::OUT_OF_MEMORY;
+    let error = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    assert_eq!(client.run("SET other x"), error);
+    assert_eq!(client.run("LPUSH list x"), error);
+    assert_eq!(client.run("DEL key"), ":1\r\n");
+    assert_eq!(client.engine.key_count(0), 0);
 }

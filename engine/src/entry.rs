@@ -5,11 +5,13 @@
 //! then the key; then, for embedded strings, the string. Requests are rounded up to what the
 //! allocator's chunk holds anyway, so a string is replaced in place by any other that costs the same.
 
+use crate::evict::Access;
 use crate::memory::{allocated, usable};
 use crate::table::Keyed;
 use crate::value::hash::Hash;
 use crate::value::list::List;
 use crate::value::set::Set;
+use crate::value::stream::Stream;
 use crate::value::zset::ZSet;
 use crate::value::{Value, ValueMut, ValueRef};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -38,6 +40,7 @@ enum Kind {
     Set,
     ZSet,
     Hash,
+    Stream,
 }
 
 /// A string of its own allocation, which can grow.
@@ -51,8 +54,8 @@ struct Header {
     /// The number of the checkpoint that has written this entry, see [`Entry::checkpoint`].
     /// A cell, so that the checkpoint can mark entries while it walks over a table.
     checkpoint: Cell<u16>,
-    /// Seconds of the last access (wrapping), for OBJECT IDLETIME and eviction. Not replicated.
-    access_s: u32,
+    /// For OBJECT IDLETIME, OBJECT FREQ and eviction. Not replicated.
+    access: Access,
     key_len: u32,
     /// Length of an embedded string.
     value_len: u32,
@@ -144,6 +147,9 @@ impl Entry {
             Value::Hash(hash) => {
                 Self::boxed(Kind::Hash, key, Box::into_raw(hash).cast(), expire_at)
             }
+            Value::Stream(stream) => {
+                Self::boxed(Kind::Stream, key, Box::into_raw(stream).cast(), expire_at)
+            }
         }
     }
 
@@ -161,6 +167,7 @@ impl Entry {
                     Kind::List => Value::List(Box::from_raw(pointer.cast())),
                     Kind::Set => Value::Set(Box::from_raw(pointer.cast())),
                     Kind::ZSet => Value::ZSet(Box::from_raw(pointer.cast())),
+                    Kind::Stream => Value::Stream(Box::from_raw(pointer.cast())),
                     _ => Value::Hash(Box::from_raw(pointer.cast())),
                 }
             },
@@ -182,6 +189,7 @@ impl Entry {
                 Kind::Set => ValueRef::Set(&*self.pointer().cast::<Set>()),
                 Kind::ZSet => ValueRef::ZSet(&*self.pointer().cast::<ZSet>()),
                 Kind::Hash => ValueRef::Hash(&*self.pointer().cast::<Hash>()),
+                Kind::Stream => ValueRef::Stream(&*self.pointer().cast::<Stream>()),
             }
         }
     }
@@ -195,6 +203,7 @@ impl Entry {
                 Kind::Set => ValueMut::Set(&mut *self.pointer().cast::<Set>()),
                 Kind::ZSet => ValueMut::ZSet(&mut *self.pointer().cast::<ZSet>()),
                 Kind::Hash => ValueMut::Hash(&mut *self.pointer().cast::<Hash>()),
+                Kind::Stream => ValueMut::Stream(&mut *self.pointer().cast::<Stream>()),
             }
         }
     }
@@ -224,6 +233,7 @@ impl Entry {
             (_, ValueRef::Set(set)) => set.encoding(),
             (_, ValueRef::ZSet(zset)) => zset.encoding(),
             (_, ValueRef::Hash(hash)) => hash.encoding(),
+            (_, ValueRef::Stream(stream)) => stream.encoding(),
         }
     }
 
@@ -317,13 +327,13 @@ impl Entry {
         self.header().checkpoint.set(number);
     }
 
-    pub(crate) fn access_s(&self) -> u32 {
-        self.header().access_s
+    pub(crate) fn access(&self) -> Access {
+        self.header().access
     }
 
     #[inline]
-    pub(crate) fn touch(&mut self, now_s: u32) {
-        self.header_mut().access_s = now_s;
+    pub(crate) fn set_access(&mut self, access: Access) {
+        self.header_mut().access = access;
     }
 
     /// A second pointer to this entry. It must be gone before the entry is freed or moved.
@@ -348,7 +358,7 @@ impl Entry {
         let value_len = header.value_len as usize;
         let mut new = Self::allocate(header.kind, self.key(), value_len, Some(expire_at));
         new.set_checkpoint(self.checkpoint());
-        new.header_mut().access_s = header.access_s;
+        new.header_mut().access = header.access;
         // SAFETY: both entries have the same kind and lengths. The box behind a payload now belongs
         // to the new entry: the old allocation is freed without dropping it.
         unsafe {
@@ -380,7 +390,7 @@ impl Entry {
                 kind,
                 has_expiry,
                 checkpoint: Cell::new(0),
-                access_s: 0,
+                access: Access::NEW,
                 key_len,
                 value_len: value_len as u32,
             });
@@ -457,6 +467,7 @@ impl Drop for Entry {
                 Kind::Set => drop(Box::from_raw(self.pointer().cast::<Set>())),
                 Kind::ZSet => drop(Box::from_raw(self.pointer().cast::<ZSet>())),
                 Kind::Hash => drop(Box::from_raw(self.pointer().cast::<Hash>())),
+                Kind::Stream => drop(Box::from_raw(self.pointer().cast::<Stream>())),
             }
             dealloc(self.0.as_ptr().cast(), self.layout());
         }

@@ -9,12 +9,15 @@ use crate::checkpoint::Checkpoint;
 use crate::effect::Effects;
 use crate::entry::{Entry, EntryRef};
 use crate::error::CommandError;
+use crate::evict::{Access, EvictionConfig};
 use crate::hash;
 use crate::memory::allocated;
+use crate::random::Rng;
 use crate::table::{Keyed, Table};
 use crate::value::hash::Hash;
 use crate::value::list::List;
 use crate::value::set::Set;
+use crate::value::stream::Stream;
 use crate::value::zset::ZSet;
 use crate::value::{StrRef, Value, ValueMut, ValueRef};
 use holdfast_proto::events::EventClasses;
@@ -31,8 +34,12 @@ pub(crate) struct Keyspace {
     versions: Box<[u64]>,
     /// Commands that wait for keys.
     pub(crate) waiters: Waiters,
-    /// Bytes of entries, boxed values and tables.
-    memory: usize,
+    /// Databases that were flushed and are freed a slot at a time ([`Keyspace::collect_garbage`]).
+    garbage: Vec<Db>,
+    /// How this replica keeps track of keys' use; not replicated.
+    pub(crate) eviction: EvictionConfig,
+    /// Decides which uses count where frequencies are kept; not replicated.
+    access_rng: Rng,
     pub(crate) stats: KeyStats,
     /// The checkpoint under way, which has a look at each entry before it changes.
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
@@ -62,6 +69,8 @@ pub(crate) struct Db {
     next_expiry: Vec<u64>,
     keys: u64,
     expires: u64,
+    /// Bytes of entries, boxed values and tables.
+    memory: usize,
 }
 
 /// The keys of one slot of one database.
@@ -78,7 +87,9 @@ impl Keyspace {
             seed,
             versions: vec![0; WATCH_COUNTERS].into_boxed_slice(),
             waiters: Waiters::default(),
-            memory: 0,
+            garbage: Vec::new(),
+            eviction: EvictionConfig::default(),
+            access_rng: Rng::new(seed, 1, 0),
             stats: KeyStats::default(),
             checkpoint: None,
             checkpoint_number: 0,
@@ -95,7 +106,7 @@ impl Keyspace {
 
     /// Bytes used by data, tables and counters.
     pub(crate) fn memory(&self) -> usize {
-        self.memory + WATCH_COUNTERS * 8
+        self.dbs.iter().map(|db| db.memory).sum::<usize>() + WATCH_COUNTERS * 8
     }
 
     /// Which counter a key shares, and its value.
@@ -153,10 +164,12 @@ impl Keyspace {
         let keys = announced.map_or(0, |(named, keys)| if named == slot { keys } else { 0 });
         let slot = slot.index();
         let hash = hash::hash(self.seed, entry.key());
-        let slots = self.dbs[usize::from(db)].slot_or_new(slot, self.seed);
+        let data = &mut self.dbs[usize::from(db)];
+        let slots = data.slot_or_new(slot, self.seed);
         if slots.entries.is_empty() {
             slots.entries.reserve(keys);
-            self.memory += slots.entries.memory();
+            let tables = slots.entries.memory();
+            data.memory += tables;
         } else if slots.entries.get_hashed(hash, entry.key()).is_some() {
             return false;
         }
@@ -175,7 +188,8 @@ impl Keyspace {
         let added = entry.own_memory() + entry.accounted();
         let expire_at = entry.expire_at();
         keys.insert(hash, entry);
-        self.memory = self.memory + added + keys.memory() - before;
+        let after = keys.memory();
+        db.memory = db.memory + added + after - before;
         db.keys += 1;
         db.note_expiry(slot, expire_at);
         db.occupied[slot / 64] |= 1 << (slot % 64);
@@ -193,13 +207,16 @@ impl Keyspace {
         let keys = db.slot_mut(slot)?;
         let before = keys.memory();
         let entry = keys.remove(hash, key)?;
+        if !self.waiters.is_empty() {
+            self.waiters.key_removed(db_number, key);
+        }
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.preserve(db_number, &entry);
         }
         let empty = keys.entries.is_empty();
         let after = if empty { 0 } else { keys.memory() };
         let removed = entry.own_memory() + entry.accounted();
-        self.memory = self.memory + after - before - removed;
+        db.memory = db.memory + after - before - removed;
         db.keys -= 1;
         db.expires -= u64::from(entry.expire_at().is_some());
         if empty {
@@ -236,7 +253,8 @@ impl Keyspace {
             let reference = entry.reference();
             keys.expires.insert_hashed(hash, reference);
         }
-        self.memory = self.memory + keys.memory() + new_len - before - old_len;
+        let after = keys.memory();
+        db.memory = db.memory + after + new_len - before - old_len;
         if had_expiry {
             db.expires -= 1;
         }
@@ -259,16 +277,35 @@ impl Keyspace {
         self.effects.all_changed();
     }
 
-    /// Empties a database.
+    /// Empties a database. Its memory counts as free at once; freeing it takes its time.
     pub(crate) fn flush(&mut self, db: u16) {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.settle(&self.dbs);
         }
+        self.waiters.database_flushed(db);
         let data = std::mem::take(&mut self.dbs[usize::from(db)]);
-        self.memory -= data.memory();
-        if let Some(checkpoint) = &mut self.checkpoint {
-            checkpoint.detach(db, data);
+        match &mut self.checkpoint {
+            Some(checkpoint) => checkpoint.detach(db, data),
+            None => self.garbage.push(data),
         }
+    }
+
+    /// Frees up to `slots` slots of flushed databases.
+    pub(crate) fn collect_garbage(&mut self, slots: usize) {
+        for _ in 0..slots {
+            let Some(db) = self.garbage.last_mut() else { return };
+            match db.next_occupied(0) {
+                Some(slot) => db.drop_slot(slot),
+                None => drop(self.garbage.pop()),
+            }
+        }
+    }
+
+    /// What counts for one use of a key: the settings and a random number.
+    #[inline]
+    fn use_of_key(&mut self) -> (EvictionConfig, u64) {
+        let random = if self.eviction.policy.is_lfu() { self.access_rng.next() } else { 0 };
+        (self.eviction, random)
     }
 
     /// Two databases trade their contents. Signalling that is the caller's part.
@@ -370,13 +407,6 @@ impl Db {
         }
         self.slots[slot].get_or_insert_with(|| Box::new(SlotKeys::new(seed)))
     }
-
-    fn memory(&self) -> usize {
-        let entries: usize =
-            self.iter().map(|(_, entry)| entry.own_memory() + entry.accounted()).sum();
-        let slots: usize = self.slots.iter().flatten().map(|keys| keys.memory()).sum();
-        entries + slots
-    }
 }
 
 impl SlotKeys {
@@ -470,8 +500,17 @@ impl Keys<'_> {
         (Slot::of_key(key).index(), hash::hash(self.space.seed, key))
     }
 
-    /// The entry of a live key.
+    /// The entry of a live key, which counts as a use of it.
     fn find(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        let now_s = (self.clock.now_ms / 1000) as u32;
+        let (config, random) = self.space.use_of_key();
+        let entry = self.find_unused(key)?;
+        entry.set_access(entry.access().touched(now_s, &config, random));
+        Some(entry)
+    }
+
+    /// As [`Keys::find`], but does not count as a use.
+    fn find_unused(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let (slot, hash) = self.place(key);
         let entry: *mut Entry = self.space.entry_mut(self.db, slot, hash, key)?;
         // SAFETY: `entry` points into the keyspace, which `self` borrows mutably and which is not
@@ -483,9 +522,7 @@ impl Keys<'_> {
             return None;
         }
         // SAFETY: as above; nothing was changed since.
-        let entry = unsafe { &mut *entry };
-        entry.touch((self.clock.now_ms / 1000) as u32);
-        Some(entry)
+        Some(unsafe { &mut *entry })
     }
 
     /// As [`Keys::find`], for an entry about to be changed in place.
@@ -528,7 +565,7 @@ impl Keys<'_> {
 
     /// A key's value without counting (TYPE, OBJECT, TTL and internal checks).
     pub(crate) fn peek(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
-        self.find(key).map(|entry| entry.value())
+        self.find_unused(key).map(|entry| entry.value())
     }
 
     /// The whole entry, without counting and without touching its access time.
@@ -539,12 +576,12 @@ impl Keys<'_> {
     }
 
     pub(crate) fn exists(&mut self, key: &[u8]) -> bool {
-        self.find(key).is_some()
+        self.find_unused(key).is_some()
     }
 
     /// `None`: no such key. `Some(None)`: a key without expiry.
     pub(crate) fn expire_at(&mut self, key: &[u8]) -> Option<Option<u64>> {
-        self.find(key).map(|entry| entry.expire_at())
+        self.find_unused(key).map(|entry| entry.expire_at())
     }
 
     pub(crate) fn string(&mut self, key: &[u8]) -> Result<Option<StrRef<'_>>, CommandError> {
@@ -572,17 +609,49 @@ impl Keys<'_> {
         if entry.is_boxed() {
             let before = entry.accounted();
             let after = entry.account();
-            self.space.memory = self.space.memory + after - before;
+            let data = &mut self.space.dbs[usize::from(self.db)];
+            data.memory = data.memory + after - before;
         }
+        self.wake(key);
+    }
+
+    /// As [`Keys::modified`], for changes of a stream that nobody waits for: wakes nobody.
+    pub(crate) fn modified_quietly(&mut self, key: &[u8]) {
+        let (slot, hash) = self.place(key);
+        self.space.signal(self.db, hash, key);
+        self.account_hashed(slot, hash, key);
+    }
+
+    /// To be called after a change that does not count as a modification of the key (consumer groups):
+    /// only accounts its memory.
+    pub(crate) fn account(&mut self, key: &[u8]) {
+        let (slot, hash) = self.place(key);
+        self.account_hashed(slot, hash, key);
+    }
+
+    /// Has the commands look again that wait for a key.
+    pub(crate) fn wake(&mut self, key: &[u8]) {
         if !self.space.waiters.is_empty() {
             self.space.waiters.key_changed(self.db, key);
         }
     }
 
+    fn account_hashed(&mut self, slot: usize, hash: u64, key: &[u8]) {
+        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return };
+        if entry.is_boxed() {
+            let before = entry.accounted();
+            let after = entry.account();
+            let data = &mut self.space.dbs[usize::from(self.db)];
+            data.memory = data.memory + after - before;
+        }
+    }
+
     /// Sets a key to a value, whatever it was. Signals the modification.
     pub(crate) fn insert(&mut self, key: &[u8], value: Value, expire_at: Option<u64>) {
-        self.remove_quietly(key);
-        self.insert_new(Entry::new(key, value, expire_at));
+        let access = self.remove_quietly(key);
+        let mut entry = Entry::new(key, value, expire_at);
+        entry.set_access(access);
+        self.insert_new(entry);
     }
 
     /// Sets a key to a string, whatever it was; replaces in place where possible. Signals the
@@ -590,6 +659,7 @@ impl Keys<'_> {
     pub(crate) fn insert_string(&mut self, key: &[u8], bytes: &[u8], expire: NewExpiry) {
         let (slot, hash) = self.place(key);
         let now_ms = self.clock.now_ms;
+        let (config, random) = self.space.use_of_key();
         let Some(entry) = self.space.entry_to_change(self.db, slot, hash, key) else {
             let expire_at = if let NewExpiry::At(at) = expire { Some(at) } else { None };
             return self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
@@ -601,15 +671,18 @@ impl Keys<'_> {
             NewExpiry::At(at) => Some(at),
         };
         if entry.try_overwrite(bytes) {
-            entry.touch((now_ms / 1000) as u32);
+            entry.set_access(entry.access().touched((now_ms / 1000) as u32, &config, random));
             if old != expire_at {
                 self.space.set_entry_expiry(self.db, slot, hash, key, expire_at);
             }
             self.space.signal(self.db, hash, key);
             return;
         }
+        let access = entry.access().touched((now_ms / 1000) as u32, &config, random);
         self.space.remove_entry(self.db, slot, hash, key);
-        self.insert_new_hashed(slot, hash, Entry::new_string(key, bytes, expire_at));
+        let mut entry = Entry::new_string(key, bytes, expire_at);
+        entry.set_access(access);
+        self.insert_new_hashed(slot, hash, entry);
     }
 
     /// Sets a key to a string that is not encoded as a number, keeping the expiry: OBJECT ENCODING
@@ -641,6 +714,19 @@ impl Keys<'_> {
         }
         let entry = self.find_to_change(key).expect("the key was just inserted");
         Ok(entry.raw_mut().expect("the entry is raw"))
+    }
+
+    /// Sets what is known about a key's use.
+    pub(crate) fn restore_access(
+        &mut self,
+        key: &[u8],
+        idle_s: Option<u32>,
+        frequency: Option<u8>,
+    ) {
+        let now_s = (self.clock.now_ms / 1000) as u32;
+        if let Some(entry) = self.find_unused(key) {
+            entry.set_access(Access::restored(now_s, idle_s, frequency));
+        }
     }
 
     /// Changes the number of a key whose value is [`ValueRef::Int`], keeping its expiry. Signals
@@ -692,9 +778,11 @@ impl Keys<'_> {
         self.space.effects.published(channel, message, sharded);
     }
 
-    fn remove_quietly(&mut self, key: &[u8]) {
+    /// Removes what is in the way of a new entry; returns what is known about the key's use.
+    fn remove_quietly(&mut self, key: &[u8]) -> Access {
         let (slot, hash) = self.place(key);
-        self.space.remove_entry(self.db, slot, hash, key);
+        let old = self.space.remove_entry(self.db, slot, hash, key);
+        old.map_or(Access::NEW, |entry| entry.access())
     }
 
     fn insert_new(&mut self, entry: Entry) {
@@ -703,7 +791,7 @@ impl Keys<'_> {
     }
 
     fn insert_new_hashed(&mut self, slot: usize, hash: u64, mut entry: Entry) {
-        entry.touch((self.clock.now_ms / 1000) as u32);
+        entry.set_access(entry.access().at((self.clock.now_ms / 1000) as u32));
         if !self.space.waiters.is_empty() {
             self.space.waiters.key_changed(self.db, entry.key());
         }
@@ -762,6 +850,7 @@ typed!(List, list, list_mut, list_or_new);
 typed!(Set, set, set_mut, set_or_new);
 typed!(ZSet, zset, zset_mut, zset_or_new);
 typed!(Hash, hash, hash_mut, hash_or_new);
+typed!(Stream, stream, stream_mut, stream_or_new);
 
 fn watch_index(db: u16, hash: u64) -> usize {
     let mixed = (hash >> 24) ^ u64::from(db).wrapping_mul(0x9e37_79b9_7f4a_7c15);

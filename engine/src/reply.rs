@@ -127,6 +127,11 @@ impl<'a> Reply<'a> {
         self.finish(start, |reply| reply.array(len));
     }
 
+    /// What XREAD returns: in RESP3 a map of `len` pairs, in RESP2 an array of `len` arrays of two.
+    pub(crate) fn finish_map_or_array(&mut self, start: Deferred, len: usize) {
+        self.finish(start, |reply| if reply.resp3 { reply.map(len) } else { reply.array(len) });
+    }
+
     fn finish(&mut self, start: Deferred, header: impl FnOnce(&mut Self)) {
         let end = self.out.len();
         header(self);

@@ -18,6 +18,8 @@ const BIG: &[&str] = &[
     "0",
     "--list-max-listpack-size",
     "3",
+    "--stream-node-max-entries",
+    "7",
     "--rdbcompression",
     "no",
 ];

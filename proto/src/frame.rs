@@ -85,6 +85,10 @@ pub mod flags {
     pub const KEYLESS: u8 = 1 << 1;
     /// The client asked for no reply (CLIENT REPLY OFF/SKIP); the state machine may answer empty.
     pub const NO_REPLY: u8 = 1 << 2;
+    /// Set by the primary before it proposes the record: memory is short and nothing can be evicted,
+    /// so commands that need memory are answered with an error. Part of the record, for every
+    /// replica must decide alike.
+    pub const OUT_OF_MEMORY: u8 = 1 << 3;
 }
 
 /// Header of a command record. The layout, in order: op u8, flags u8, db u16, slot u16, reserved
@@ -109,6 +113,9 @@ pub struct RecordHeader {
     pub tag: u64,
     pub body_len: u32,
 }
+
+/// Where the flags stand in an encoded [`RecordHeader`].
+pub const RECORD_FLAGS_AT: usize = 1;
 
 impl RecordHeader {
     pub fn encode(&self, out: &mut impl BufMut) {

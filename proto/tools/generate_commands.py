@@ -78,7 +78,7 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 
 # --- Which commands work here. ---
 
-NOT_YET_GROUPS = {"stream", "scripting", "pubsub", "bitmap", "hyperloglog", "geo"}
+NOT_YET_GROUPS = {"scripting", "pubsub", "bitmap", "hyperloglog", "geo"}
 NOT_YET = set("""
 monitor debug client|tracking client|trackinginfo client|caching client|getredir
 """.split())

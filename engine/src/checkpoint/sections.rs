@@ -166,6 +166,8 @@ fn write_waiter(waiter: &Waiter, out: &mut Vec<u8>) {
     out.push(match waiter.request.kind {
         BlockKind::List => 0,
         BlockKind::ZSet => 1,
+        BlockKind::Stream => 2,
+        BlockKind::StreamGroup => 3,
     });
     length(waiter.request.deadline_ms.map_or(0, |at| at.saturating_add(1)), out);
     length(waiter.request.keys.len() as u64, out);
@@ -270,11 +272,13 @@ impl<'a> Section<'a> {
         let kind = match self.0.byte()? {
             0 => BlockKind::List,
             1 => BlockKind::ZSet,
+            2 => BlockKind::Stream,
+            3 => BlockKind::StreamGroup,
             _ => return Err(LoadError::Section),
         };
         let deadline_ms = self.number()?.checked_sub(1);
         let keys = (0..self.0.count(1)?).map(|_| self.bytes()).collect::<Result<_, LoadError>>()?;
-        let request = BlockRequest { keys, deadline_ms, kind };
+        let request = BlockRequest { keys, deadline_ms, kind, command: None };
         Ok(Waiter { name, db, resp3, tag, request, command: self.bytes()? })
     }
 

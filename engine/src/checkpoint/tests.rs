@@ -7,6 +7,8 @@ use crate::outcome::Outcomes;
 use crate::value::hash::Hash;
 use crate::value::list::{End, List};
 use crate::value::set::Set;
+use crate::value::stream::group::{Group, Pending};
+use crate::value::stream::{Stream, StreamId};
 use crate::value::zset::ZSet;
 use crate::value::{Value, ValueMut};
 use holdfast_proto::frame::{BatchHeader, RecordHeader, RecordOp};
@@ -125,6 +127,11 @@ impl World {
                     Some(ValueMut::Hash(hash)) => {
                         hash.set(b"new", b"value", &EncodingLimits::REDIS);
                     }
+                    Some(ValueMut::Stream(stream)) => {
+                        let first = stream.log.first_id;
+                        stream.log.delete(&[first]);
+                        stream.groups_mut().remove(b"group");
+                    }
                     Some(ValueMut::Str) | None => return,
                 }
                 keys.modified(&name(key));
@@ -222,6 +229,7 @@ fn large(kind: u8) -> Value {
             }
             Value::ZSet(Box::new(zset))
         }
+        4 => Value::Stream(Box::new(large_stream())),
         _ => {
             let mut hash = Hash::new();
             texts.for_each(|text| {
@@ -230,6 +238,24 @@ fn large(kind: u8) -> Value {
             Value::Hash(Box::new(hash))
         }
     }
+}
+
+fn large_stream() -> Stream {
+    let mut stream = Stream::default();
+    let mut group = Group::new(b"group", StreamId::MIN, Some(3));
+    let (idle, _) = group.see_consumer(b"idle", 5);
+    group.consumer_mut(idle).active_ms = None;
+    let (consumer, _) = group.see_consumer(b"busy", 6);
+    // Six entries to a node.
+    for n in 1..600 {
+        let id = StreamId::new(n, n % 3);
+        stream.log.append(id, &[b"field", format!("{n:0600}").as_bytes()]);
+        if n % 5 == 0 {
+            group.set_pending(Pending { id, delivered_ms: n, deliveries: 2, consumer });
+        }
+    }
+    stream.groups_mut().insert(group);
+    stream
 }
 
 fn take_all(engine: &mut Engine) -> Vec<u8> {
@@ -254,7 +280,7 @@ fn changes(count: usize) -> impl Strategy<Value = Vec<Change>> {
         6 => (db(), any::<u8>(), prop::option::of(1u64..1000))
             .prop_map(|(db, key, in_ms)| Change::Expire { db, key, in_ms }),
         4 => (db(), any::<u8>()).prop_map(|(db, key)| Change::Append { db, key }),
-        1 => (db(), 30u8..50, 0u8..5).prop_map(|(db, key, kind)| Change::Large { db, key, kind }),
+        1 => (db(), 30u8..50, 0u8..6).prop_map(|(db, key, kind)| Change::Large { db, key, kind }),
         4 => (db(), 30u8..50).prop_map(|(db, key)| Change::Touch { db, key }),
         8 => (db(), any::<u8>()).prop_map(|(db, key)| Change::Remove { db, key }),
         4 => (db(), any::<u8>(), any::<u8>())
@@ -345,7 +371,8 @@ fn waiters_are_kept_in_order() {
             request: BlockRequest {
                 keys: vec![b"list".as_slice().into(), b"{list}2".as_slice().into()],
                 deadline_ms,
-                kind: if seq == 1 { BlockKind::ZSet } else { BlockKind::List },
+                kind: if seq == 1 { BlockKind::StreamGroup } else { BlockKind::List },
+                command: None,
             },
             command: b"*1\r\n$4\r\nPING\r\n".as_slice().into(),
         });

@@ -39,6 +39,7 @@ fn restore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         ctx.keys.remove(key);
     } else {
         ctx.keys.insert(key, value, expire_at);
+        ctx.keys.restore_access(key, options.idle_s, options.frequency);
     }
     ctx.reply.ok();
     Ok(())
@@ -62,32 +63,32 @@ fn payload_error(error: rdb::Error) -> CommandError {
 struct Options {
     replace: bool,
     absolute: bool,
+    idle_s: Option<u32>,
+    frequency: Option<u8>,
 }
 
 impl Options {
-    /// IDLETIME and FREQ are checked and then dropped: access times are each replica's own.
     fn parse(args: &[&[u8]]) -> Result<Self, CommandError> {
         let mut options = Self::default();
-        let (mut idle, mut freq) = (false, false);
         let mut rest = args;
         while let Some((&option, mut after)) = rest.split_first() {
             if is_option(option, "REPLACE") {
                 options.replace = true;
             } else if is_option(option, "ABSTTL") {
                 options.absolute = true;
-            } else if is_option(option, "IDLETIME") && !after.is_empty() && !freq {
-                if int_arg(after[0])? < 0 {
-                    return Err(CommandError::Text("ERR Invalid IDLETIME value, must be >= 0"));
-                }
-                idle = true;
+            } else if is_option(option, "IDLETIME")
+                && !after.is_empty()
+                && options.frequency.is_none()
+            {
+                let idle = u64::try_from(int_arg(after[0])?)
+                    .map_err(|_| CommandError::Text("ERR Invalid IDLETIME value, must be >= 0"))?;
+                options.idle_s = Some(u32::try_from(idle).unwrap_or(u32::MAX));
                 after = &after[1..];
-            } else if is_option(option, "FREQ") && !after.is_empty() && !idle {
-                if !(0..=255).contains(&int_arg(after[0])?) {
-                    return Err(CommandError::Text(
-                        "ERR Invalid FREQ value, must be >= 0 and <= 255",
-                    ));
-                }
-                freq = true;
+            } else if is_option(option, "FREQ") && !after.is_empty() && options.idle_s.is_none() {
+                let frequency = u8::try_from(int_arg(after[0])?).map_err(|_| {
+                    CommandError::Text("ERR Invalid FREQ value, must be >= 0 and <= 255")
+                })?;
+                options.frequency = Some(frequency);
                 after = &after[1..];
             } else {
                 return Err(CommandError::Syntax);

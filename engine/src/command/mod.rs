@@ -55,7 +55,7 @@ use crate::keyspace::Keys;
 use crate::num;
 use crate::random::Rng;
 use crate::reply::Reply;
-use holdfast_proto::command::{self as table, CommandSpec};
+use holdfast_proto::command::{self as table, CommandSpec, flag};
 use std::sync::OnceLock;
 
 mod collection;
@@ -71,6 +71,10 @@ mod pubsub;
 pub(crate) mod scan;
 mod set;
 mod sort;
+mod stream;
+mod stream_group;
+mod stream_info;
+mod stream_read;
 mod string;
 mod zset;
 mod zset_combine;
@@ -117,7 +121,7 @@ impl Ctx<'_> {
     /// returns without a reply.
     pub(crate) fn block_on(&mut self, keys: &[&[u8]], deadline_ms: Option<u64>, kind: BlockKind) {
         let keys = keys.iter().map(|&key| Box::from(key)).collect();
-        self.blocked = Some(BlockRequest { keys, deadline_ms, kind });
+        self.blocked = Some(BlockRequest { keys, deadline_ms, kind, command: None });
     }
 
     /// The timeout argument of a blocking command, in seconds, as an absolute time; 0 is never.
@@ -155,6 +159,11 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
+    /// May not be executed while memory is short.
+    pub(crate) fn needs_memory(&self) -> bool {
+        self.spec.flags.has(flag::DENYOOM)
+    }
+
     /// Runs the command; its reply, be it an error, is written.
     pub(crate) fn run(&self, ctx: &mut Ctx<'_>, args: &[&[u8]]) {
         let result = if self.spec.arity_fits(args.len()) {
@@ -202,6 +211,10 @@ const FAMILIES: &[&[Command]] = &[
     dump::COMMANDS,
     zset_combine::COMMANDS,
     zset_range::COMMANDS,
+    stream::COMMANDS,
+    stream_read::COMMANDS,
+    stream_group::COMMANDS,
+    stream_info::COMMANDS,
 ];
 
 /// Longest name of a command; shorter ones are packed into one `u128`.

@@ -20,6 +20,7 @@ fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         return help(ctx, "OBJECT", OBJECT_HELP);
     }
     let now_s = (ctx.keys.now_ms() / 1000) as u32;
+    let config = ctx.keys.space().eviction;
     let Some(entry) = ctx.keys.peek_entry(args[2]) else {
         ctx.reply.null();
         return Ok(());
@@ -31,7 +32,16 @@ fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
             matches!(entry.value(), ValueRef::Int(value) if SHARED_INTEGERS.contains(&value));
         ctx.reply.int(if shared { SHARED_REFCOUNT } else { 1 });
     } else if is_option(sub, "IDLETIME") {
-        ctx.reply.int(i64::from(now_s.wrapping_sub(entry.access_s())));
+        if config.policy.is_lfu() {
+            return Err(CommandError::Text(
+                "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that \
+                 when switching between policies at runtime LRU and LFU data will take some time \
+                 to adjust.",
+            ));
+        }
+        ctx.reply.int(i64::from(entry.access().idle_s(now_s)));
+    } else if config.policy.is_lfu() {
+        ctx.reply.int(i64::from(entry.access().frequency(now_s, &config)));
     } else {
         return Err(CommandError::Text(
             "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please \
@@ -68,7 +78,7 @@ fn memory(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
 }
 
 /// Arity and name of a subcommand.
-fn check_subcommand(container: &str, args: &[&[u8]]) -> CommandResult {
+pub(super) fn check_subcommand(container: &str, args: &[&[u8]]) -> CommandResult {
     let parent = table::lookup(container.as_bytes()).expect("containers are in the table");
     let Some(sub) = table::lookup_sub(parent, args[1]) else {
         return Err(CommandError::Owned(table::unknown_subcommand_error(parent, args[1])));
@@ -80,7 +90,7 @@ fn check_subcommand(container: &str, args: &[&[u8]]) -> CommandResult {
     }
 }
 
-fn help(ctx: &mut Ctx<'_>, container: &str, lines: &[&str]) -> CommandResult {
+pub(super) fn help(ctx: &mut Ctx<'_>, container: &str, lines: &[&str]) -> CommandResult {
     let first = format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
     ctx.reply.array(lines.len() + 3);
     ctx.reply.simple(&first);

@@ -1,7 +1,7 @@
 //! The RDB format: what stock Redis writes to disk and DUMP puts on the wire.
 //!
 //! Written is version [`VERSION`], which Redis 7.0 and later load. Read is everything from version 1
-//! to [`VERSION_READ_MAX`] except modules, and streams, which the engine does not have yet.
+//! to [`VERSION_READ_MAX`] except modules.
 //!
 //! Everything here may be handed hostile bytes (RESTORE's payload comes from a client), so lengths
 //! are checked before memory is reserved, packed forms are validated whole before they are walked,
@@ -17,6 +17,7 @@ pub(crate) mod encode;
 mod intset;
 mod lzf;
 pub(crate) mod payload;
+mod stream;
 pub(crate) mod value;
 mod ziplist;
 mod zipmap;
@@ -59,6 +60,7 @@ pub mod kind {
     pub const STREAM_LISTPACKS_2: u8 = 19;
     /// From version 11: not written here.
     pub const SET_LISTPACK: u8 = 20;
+    /// From version 11: written for streams that the older form cannot hold.
     pub const STREAM_LISTPACKS_3: u8 = 21;
 }
 

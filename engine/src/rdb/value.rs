@@ -6,6 +6,7 @@
 use super::decode::{Decoder, Source, parse_double};
 use super::encode::{StringWriter, double, length};
 use super::intset::Intset;
+use super::stream;
 use super::ziplist::Ziplist;
 use super::zipmap::Zipmap;
 use super::{Error, container, kind};
@@ -36,6 +37,7 @@ pub(crate) fn kind_of(value: ValueRef<'_>) -> u8 {
             Some(_) => kind::HASH_LISTPACK,
             None => kind::HASH,
         },
+        ValueRef::Stream(stream) => stream::kind_of(stream),
     }
 }
 
@@ -57,6 +59,7 @@ pub(crate) fn is_large(value: ValueRef<'_>) -> bool {
         ValueRef::Set(set) => kind_of(value) == kind::SET && set.len() > LARGE_LEN,
         ValueRef::ZSet(zset) => kind_of(value) == kind::ZSET_2 && zset.len() > LARGE_LEN,
         ValueRef::Hash(hash) => kind_of(value) == kind::HASH && hash.len() > LARGE_LEN,
+        ValueRef::Stream(stream) => stream.log.nodes().len() > LARGE_NODES,
     }
 }
 
@@ -65,6 +68,7 @@ pub(crate) fn write_head(value: ValueRef<'_>, out: &mut Vec<u8>) {
     let len = match value {
         ValueRef::Str(bytes) => bytes.len(),
         ValueRef::List(list) => list.packs(0..usize::MAX).len(),
+        ValueRef::Stream(stream) => stream.log.nodes().len(),
         _ => value.aggregate_len().unwrap_or(0),
     };
     length(len as u64, out);
@@ -124,6 +128,16 @@ fn write_part(
             });
             (next != 0).then_some(next)
         }
+        ValueRef::Stream(stream) => match stream.log.nodes().get(from) {
+            Some(node) => {
+                stream::write_node(node, strings, out);
+                Some(at + 1)
+            }
+            None => {
+                stream::write_tail(stream, strings, out);
+                None
+            }
+        },
     }
 }
 
@@ -136,6 +150,7 @@ pub(crate) fn write(value: ValueRef<'_>, strings: &mut StringWriter, out: &mut V
         ValueRef::Set(set) => write_set(set, strings, out),
         ValueRef::ZSet(zset) => write_zset(zset, strings, out),
         ValueRef::Hash(hash) => write_hash(hash, strings, out),
+        ValueRef::Stream(stream) => stream::write(stream, strings, out),
     }
 }
 
@@ -199,7 +214,7 @@ fn write_item(item: Item<'_>, strings: &mut StringWriter, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a value whose type byte was `kind`. It has at least one element.
+/// Reads a value whose type byte was `kind`. Unless it is a stream, it has at least one element.
 pub(crate) fn read<S: Source>(
     kind: u8,
     input: &mut Decoder<S>,
@@ -221,7 +236,7 @@ pub(crate) fn read<S: Source>(
         }
         kind::MODULE_PRE_GA | kind::MODULE_2 => return Err(Error::NotSupported("modules")),
         kind::STREAM_LISTPACKS | kind::STREAM_LISTPACKS_2 | kind::STREAM_LISTPACKS_3 => {
-            return Err(Error::NotSupported("streams"));
+            return Ok(Value::Stream(Box::new(stream::read(kind, input)?)));
         }
         _ => return Err(Error::Corrupt("unknown type of value")),
     };
@@ -230,7 +245,7 @@ pub(crate) fn read<S: Source>(
         Value::Set(set) => set.len(),
         Value::ZSet(zset) => zset.len(),
         Value::Hash(hash) => hash.len(),
-        Value::Int(_) | Value::Str(_) => 1,
+        Value::Int(_) | Value::Str(_) | Value::Stream(_) => 1,
     };
     if len == 0 { Err(Error::Corrupt("empty collection")) } else { Ok(value) }
 }

@@ -1,6 +1,8 @@
 use super::super::{VERSION, crc64, payload, ziplist};
 use super::*;
 use crate::digest::Digest;
+use crate::value::stream::group::{Group, Pending};
+use crate::value::stream::{Stream, StreamId};
 use proptest::prelude::*;
 
 const REDIS: EncodingLimits = EncodingLimits::REDIS;
@@ -28,6 +30,7 @@ fn reference(value: &Value) -> ValueRef<'_> {
         Value::Set(set) => ValueRef::Set(set),
         Value::ZSet(zset) => ValueRef::ZSet(zset),
         Value::Hash(hash) => ValueRef::Hash(hash),
+        Value::Stream(stream) => ValueRef::Stream(stream),
     }
 }
 
@@ -60,7 +63,7 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 fn values() -> impl Strategy<Value = Value> {
     let limits = any::<bool>().prop_map(|big| if big { BIG } else { REDIS });
     let texts = prop::collection::vec(text(), 1..150);
-    (0..5, texts, limits).prop_map(|(kind, texts, limits)| {
+    (0..6, texts, limits).prop_map(|(kind, texts, limits)| {
         crate::hash::enter(5);
         match kind {
             0 => Value::from_bytes(&texts.concat()),
@@ -84,6 +87,7 @@ fn values() -> impl Strategy<Value = Value> {
                 }
                 Value::ZSet(Box::new(zset))
             }
+            4 => Value::Stream(Box::new(stream_of(&texts))),
             _ => {
                 let mut hash = Hash::new();
                 for pair in texts.windows(2) {
@@ -94,6 +98,32 @@ fn values() -> impl Strategy<Value = Value> {
             }
         }
     })
+}
+
+/// Entries, groups and pending entries that follow from the texts.
+fn stream_of(texts: &[Vec<u8>]) -> Stream {
+    let mut stream = Stream::default();
+    let mut group = Group::new(b"group", StreamId::new(3, 1), None);
+    for (at, text) in texts.iter().enumerate() {
+        let id = StreamId::new(at as u64 / 4 + 1, at as u64 % 4);
+        if text.len() % 3 == 0 {
+            stream.log.append(id, &[text, text]);
+        } else {
+            stream.log.append(id, &[b"field", text]);
+        }
+        if text.len() % 2 == 0 {
+            let (consumer, _) = group.see_consumer(&text[..text.len().min(1)], at as u64);
+            group.consumer_mut(consumer).active_ms = (at % 3 > 0).then_some(at as u64);
+            let pending = Pending { id, delivered_ms: at as u64, deliveries: 1, consumer };
+            group.set_pending(pending);
+        }
+        if text.len() % 5 == 0 {
+            stream.log.delete(&[id]);
+        }
+    }
+    stream.groups_mut().insert(group);
+    stream.groups_mut().insert(Group::new(b"", StreamId::MIN, Some(7)));
+    stream
 }
 
 proptest! {
@@ -212,7 +242,10 @@ fn what_is_refused() {
     double(f64::NAN, &mut nan);
     assert!(matches!(read_body(&nan), Err(Error::Corrupt(_))));
     assert!(matches!(read_body(&[kind::SET, 0]), Err(Error::Corrupt(_))));
-    assert!(matches!(read_body(&[kind::STREAM_LISTPACKS_2]), Err(Error::NotSupported("streams"))));
+    assert!(matches!(read_body(&[kind::STREAM_LISTPACKS_2]), Err(Error::Truncated)));
+    // One entry is claimed and none is there.
+    let short = [kind::STREAM_LISTPACKS, 0, 1, 5, 0, 0];
+    assert!(matches!(read_body(&short), Err(Error::Corrupt("stream"))));
     assert!(matches!(read_body(&[kind::MODULE_2]), Err(Error::NotSupported("modules"))));
     assert!(matches!(read_body(&[]), Err(Error::Truncated)));
 }

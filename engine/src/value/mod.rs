@@ -16,12 +16,14 @@ pub(crate) mod packed;
 pub(crate) mod pick;
 pub(crate) mod record;
 pub mod set;
+pub mod stream;
 pub mod zset;
 
 use crate::digest::Digest;
 use hash::Hash;
 use list::List;
 use set::Set;
+use stream::Stream;
 use zset::ZSet;
 
 /// What every type other than string has. All must be cheap except `clone` and `digest`.
@@ -50,6 +52,7 @@ pub enum Value {
     Set(Box<Set>),
     ZSet(Box<ZSet>),
     Hash(Box<Hash>),
+    Stream(Box<Stream>),
 }
 
 /// A value in the keyspace, to be read.
@@ -62,6 +65,7 @@ pub enum ValueRef<'a> {
     Set(&'a Set),
     ZSet(&'a ZSet),
     Hash(&'a Hash),
+    Stream(&'a Stream),
 }
 
 /// A value in the keyspace, to be changed.
@@ -73,6 +77,7 @@ pub(crate) enum ValueMut<'a> {
     Set(&'a mut Set),
     ZSet(&'a mut ZSet),
     Hash(&'a mut Hash),
+    Stream(&'a mut Stream),
 }
 
 /// A string value that may be stored as a number.
@@ -105,6 +110,7 @@ impl ValueRef<'_> {
             Self::Set(_) => "set",
             Self::ZSet(_) => "zset",
             Self::Hash(_) => "hash",
+            Self::Stream(_) => "stream",
         }
     }
 
@@ -117,13 +123,14 @@ impl ValueRef<'_> {
             Self::Set(set) => Value::Set(Box::new(set.clone())),
             Self::ZSet(zset) => Value::ZSet(Box::new(zset.clone())),
             Self::Hash(hash) => Value::Hash(Box::new(hash.clone())),
+            Self::Stream(stream) => Value::Stream(Box::new(stream.clone())),
         }
     }
 
-    /// Elements of an aggregate, `None` for strings.
+    /// Elements of an aggregate; `None` for strings, and for streams, which may be empty.
     pub(crate) fn aggregate_len(&self) -> Option<usize> {
         Some(match self {
-            Self::Int(_) | Self::Str(_) => return None,
+            Self::Int(_) | Self::Str(_) | Self::Stream(_) => return None,
             Self::List(list) => Aggregate::len(*list),
             Self::Set(set) => Aggregate::len(*set),
             Self::ZSet(zset) => Aggregate::len(*zset),
@@ -139,6 +146,7 @@ impl ValueRef<'_> {
             Self::Set(set) => set.memory(),
             Self::ZSet(zset) => zset.memory(),
             Self::Hash(hash) => hash.memory(),
+            Self::Stream(stream) => stream.memory(),
         }
     }
 
@@ -168,6 +176,10 @@ impl ValueRef<'_> {
             Self::Hash(hash) => {
                 digest.number(4);
                 hash.digest(digest);
+            }
+            Self::Stream(stream) => {
+                digest.number(5);
+                stream.digest(digest);
             }
         }
     }

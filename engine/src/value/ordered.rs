@@ -118,6 +118,27 @@ impl<K: Copy> Ordered<K> {
         key
     }
 
+    /// Replaces the key with this rank by one that has the same place in the caller's order.
+    pub(crate) fn replace_at(&mut self, mut rank: usize, key: K) {
+        assert!(rank < self.len);
+        let mut node = &mut self.root;
+        loop {
+            match node {
+                Node::Leaf(keys) => {
+                    keys[rank] = key;
+                    return;
+                }
+                Node::Inner(children) => {
+                    let index = child_of(children, &mut rank, false);
+                    if rank == 0 {
+                        children[index].first = key;
+                    }
+                    node = &mut children[index].node;
+                }
+            }
+        }
+    }
+
     /// Calls `visit` with the keys of ranks `from..until`, upwards, until it returns false.
     pub(crate) fn visit(&self, from: usize, until: usize, mut visit: impl FnMut(K) -> bool) {
         let mut rank = from;

@@ -201,6 +201,16 @@ impl Packed {
         self.splice(at, removed, Item::of(bytes), 0);
     }
 
+    /// Appends an integer.
+    pub(crate) fn push_int(&mut self, value: i64) {
+        self.splice(self.end(), 0, Item::Int(value), 1);
+    }
+
+    pub(crate) fn replace_int(&mut self, at: usize, value: i64) {
+        let removed = self.skip(at) - at;
+        self.splice(at, removed, Item::Int(value), 0);
+    }
+
     /// Removes one element; the position is then that of the next one, or the end.
     pub(crate) fn remove(&mut self, at: usize) {
         self.remove_run(at, 1);

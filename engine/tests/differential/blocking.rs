@@ -24,6 +24,12 @@ BLMPOP 0 #<{l}> (LEFT | RIGHT) [COUNT 2]
 BZPOPMIN <{z}> 0
 BZPOPMAX <{z}> 0
 BZMPOP 0 #<{z}> (MIN | MAX) [COUNT 2]
+XREAD BLOCK 0 STREAMS {j} $
+XREAD COUNT 2 BLOCK 0 STREAMS {j} $
+XREAD BLOCK 0 STREAMS {j} 5-4
+XREADGROUP GROUP g1 (c1 | c2) BLOCK 0 STREAMS {j} {N}
+XREADGROUP GROUP g1 c1 COUNT 1 BLOCK 0 STREAMS {j} {N}
+XREADGROUP GROUP g2 c1 BLOCK 0 NOACK STREAMS {j} {N}
 ";
 
 // A key never gets another type, and what wakes writes no second key that somebody waits for among
@@ -42,6 +48,17 @@ ZADD {z} <{d} {f}>
 ZPOPMIN {z}
 ZUNIONSTORE {z} 2 {z} {z}
 ZRANGESTORE {z} {z} 0 -1
+XADD {j} 5-* <f1 {f}>
+XADD {j} 5-* <f1 {f}>
+XADD {j} 5-* f1 {f} f2 {f}
+XADD {j} MAXLEN 3 5-* f1 {f}
+XDEL {j} 5-1 5-3
+XTRIM {j} MAXLEN 2
+XGROUP CREATE {j} g1 $ MKSTREAM
+XGROUP CREATE {j} g1 0 MKSTREAM
+XGROUP CREATE {j} g2 0 MKSTREAM
+XGROUP DESTROY {j} g1
+XPENDING {j} g1
 DEL <{k}>
 RENAME {l} {l}
 RENAME {z} {z}
@@ -190,6 +207,6 @@ impl Scenario {
 
 /// Writes its first key and no other.
 fn is_plain(args: &Args) -> bool {
-    let names: [&[u8]; 5] = [b"LPUSH", b"RPUSH", b"ZADD", b"LPOP", b"ZPOPMIN"];
+    let names: [&[u8]; 6] = [b"XADD", b"LPUSH", b"RPUSH", b"ZADD", b"LPOP", b"ZPOPMIN"];
     names.contains(&args[0].to_ascii_uppercase().as_slice())
 }

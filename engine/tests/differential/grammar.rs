@@ -15,6 +15,7 @@ pub(crate) const FAMILIES: &[(&str, &str)] = &[
     ("lists", include_str!("templates/lists.txt")),
     ("sets", include_str!("templates/sets.txt")),
     ("zsets", include_str!("templates/zsets.txt")),
+    ("streams", include_str!("templates/streams.txt")),
 ];
 
 pub(crate) type Args = Vec<Vec<u8>>;
@@ -185,7 +186,7 @@ impl Generator<'_> {
         // Not a small number where a time may be meant: the key would vanish at a moment of its own.
         let name = args[0].to_ascii_uppercase();
         let timed = name == b"SET" || name.windows(2).any(|w| w == b"EX") || name == b"RESTORE";
-        let blocks = name.starts_with(b"B");
+        let blocks = name.starts_with(b"B") || name.starts_with(b"XREAD");
         let kind = match (timed, blocks) {
             (true, _) => 'a',
             (_, true) => 'y',
@@ -207,11 +208,19 @@ impl Generator<'_> {
     /// scores (BYLEX means nothing otherwise), `k` any but `y`; `v` value,
     /// `f` field or member, `i` integer, `c` count, `d` score, `b` score bound, `x` lex bound,
     /// `t` seconds, `p` milliseconds, `u` Unix seconds, `w` Unix milliseconds (`U`, `W`: maybe past), `m` pattern,
-    /// `o` block timeout, `n` database, `r` small index, `g` pattern of SORT,
+    /// `j` stream, `I` id for XADD, `q` id, `Q` end of an interval, `G` group, `C` consumer, `N` a `>`, `B` block
+    /// timeout in milliseconds, `o` block timeout, `n` database, `r` small index, `g` pattern of SORT,
     /// `a` absurd.
     pub(crate) fn argument(&mut self, kind: char) -> Vec<u8> {
         match kind {
-            's' | 'h' | 'l' | 'e' | 'z' | 'y' | 'k' => self.key(kind),
+            's' | 'h' | 'l' | 'e' | 'z' | 'y' | 'j' | 'k' => self.key(kind),
+            'I' => self.new_id(),
+            'q' => self.id(),
+            'Q' => self.interval_end(),
+            'G' => self.pick(&["g1", "g1", "g1", "g2", "g2", "g\n3", ""]),
+            'C' => self.pick(&["c1", "c1", "c2", "c2", "c3", ""]),
+            'N' => b">".to_vec(),
+            'B' => self.pick(&["1", "2", "3", "-1", "x", "1.5", "9223372036854775808"]),
             'a' => self.pick(ABSURD_TIMES),
             'g' => self.pick(&["nosort", "s*", "h0->f1", "h*->f*", "#", "*", "x"]),
             'v' => self.value(),
@@ -237,8 +246,8 @@ impl Generator<'_> {
 
     pub(crate) fn key(&mut self, kind: char) -> Vec<u8> {
         let kind = if kind == 'k' || (!self.faithful && self.rng.one_in(12)) {
-            let kinds = if kind == 'y' { 5 } else { 6 };
-            ['s', 'h', 'l', 'e', 'q', 'z'][self.rng.below(kinds)]
+            let kinds = if kind == 'y' { 6 } else { 7 };
+            ['s', 'h', 'l', 'e', 'q', 'j', 'z'][self.rng.below(kinds)]
         } else {
             kind
         };
@@ -337,6 +346,59 @@ impl Generator<'_> {
                 "+2",
                 "1e+2",
             ]),
+        }
+    }
+
+    /// Ids that come from a clock would differ: most have the same milliseconds.
+    fn new_id(&mut self) -> Vec<u8> {
+        match self.rng.below(40) {
+            0..29 => b"5-*".to_vec(),
+            29..32 => b"6-*".to_vec(),
+            32 => b"7-*".to_vec(),
+            33 => self.pick(&["0-*", "18446744073709551615-*", "5-**", "*-1", "-*"]),
+            34 => self.pick(&["99999999999999-1", "18446744073709551615-18446744073709551615"]),
+            _ => self.id(),
+        }
+    }
+
+    fn id(&mut self) -> Vec<u8> {
+        match self.rng.below(24) {
+            0..15 => format!("5-{}", self.rng.below(16)).into_bytes(),
+            15..17 => format!("6-{}", self.rng.below(6)).into_bytes(),
+            17 => self.rng.below(9).to_string().into_bytes(),
+            18..20 => b"0".to_vec(),
+            20 => b"0-1".to_vec(),
+            _ => self.pick(&[
+                "0-0",
+                "7-1",
+                "abc",
+                "",
+                "-1",
+                "5-",
+                "5--0",
+                "5--1",
+                "+",
+                "-",
+                " 5-1",
+                "005-+3",
+                "5-1 ",
+                "18446744073709551615-18446744073709551615",
+                "18446744073709551615-18446744073709551616",
+                "-9223372036854775809-1",
+                "99999999999999-1",
+                "5-3-1",
+                "(5-1",
+            ]),
+        }
+    }
+
+    fn interval_end(&mut self) -> Vec<u8> {
+        match self.rng.below(8) {
+            0 | 1 => b"-".to_vec(),
+            2 | 3 => b"+".to_vec(),
+            4 => [b"(", self.id().as_slice()].concat(),
+            5 => self.pick(&["(", "((5-1", "(+", "(-", "(0-0", "(18446744073709551615", "(0"]),
+            _ => self.id(),
         }
     }
 

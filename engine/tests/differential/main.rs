@@ -5,7 +5,8 @@
 //! - `HOLDFAST_DIFF_SEED`: first seed (default 1); every sequence has its own, printed on failure.
 //! - `HOLDFAST_DIFF_SEQUENCES`: how many sequences (default 300).
 //! - `HOLDFAST_DIFF_LENGTH`: steps in each (default 120).
-//! - `HOLDFAST_DIFF_FAMILIES`: a comma-separated choice of strings, keys, hashes, lists, sets, zsets.
+//! - `HOLDFAST_DIFF_FAMILIES`: a comma-separated choice of strings, keys, hashes, lists, sets, zsets,
+//!   streams.
 //! - `HOLDFAST_DIFF_ENDPOINT`: `host:port` of a server to compare instead of the engine. It is emptied!
 //! - `HOLDFAST_DIFF_KEY_PREFIX`: before every key, such as `{t}` to keep to one slot.
 //! - `HOLDFAST_DIFF_FAILURES`: how many distinct failures to collect before giving up (default 1).
@@ -193,9 +194,31 @@ fn sequence(seed: u64, settings: &Settings, families: &[Family]) -> Vec<Step> {
             b"EXEC" | b"DISCARD" => None,
             _ => queued[client].map(|n| n + 1),
         };
+        for consumer in consumers_of(&args) {
+            steps.push(Step::Run { client, args: consumer });
+        }
         steps.push(Step::Run { client, args });
     }
     steps
+}
+
+/// Commands that make the consumer which a command names: 7.2 makes it whenever it is named, 7.0 only
+/// when it gets something.
+fn consumers_of(args: &Args) -> Vec<Args> {
+    let create = |key: &Vec<u8>, group: &Vec<u8>, consumer: &Vec<u8>| {
+        let words = [b"XGROUP".to_vec(), b"CREATECONSUMER".to_vec()];
+        words.into_iter().chain([key, group, consumer].map(Vec::clone)).collect()
+    };
+    match args[0].to_ascii_uppercase().as_slice() {
+        b"XCLAIM" | b"XAUTOCLAIM" if args.len() > 3 => vec![create(&args[1], &args[2], &args[3])],
+        b"XREADGROUP" if args.len() > 3 => {
+            let is_streams = |arg: &Vec<u8>| arg.eq_ignore_ascii_case(b"STREAMS");
+            let Some(at) = args.iter().position(is_streams) else { return Vec::new() };
+            let keys = &args[at + 1..at + 1 + (args.len() - at - 1) / 2];
+            keys.iter().map(|key| create(key, &args[2], &args[3])).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Not inside a transaction: what cannot be made equal afterwards. Not over the network: what the

@@ -195,6 +195,10 @@ impl<'a> Player<'a> {
         };
         let restore = |payload: &[u8]| args(&[b"RESTORE", key, b"0", payload, b"REPLACE"]);
         let to_us = self.ours.run(0, &restore(their_dump));
+        if our_dump.first() == Some(&holdfast_engine::rdb::kind::STREAM_LISTPACKS_3) {
+            // Says what 7.0 has no place for, and can only be read from 7.2 on.
+            return if to_us.is_ok() { Ok(()) } else { Err((restore(their_dump), to_us, theirs)) };
+        }
         let to_them = self.theirs.run(0, &restore(our_dump));
         if to_us.is_ok() && to_them.is_ok() {
             Ok(())
@@ -236,6 +240,7 @@ impl<'a> Player<'a> {
             Some(b"list") => args(&[b"LRANGE", key, b"0", b"-1"]),
             Some(b"set") => args(&[b"SMEMBERS", key]),
             Some(b"zset") => args(&[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]),
+            Some(b"stream") => args(&[b"XINFO", b"STREAM", key, b"FULL", b"COUNT", b"0"]),
             _ => return Ok(()),
         };
         self.step(0, &read)

@@ -43,6 +43,16 @@ pub fn resolve<'a>(
     }
 }
 
+/// Whether a request may have to wait although its command only reads: XREAD with BLOCK. It has to be
+/// a record of the log then, as the commands that wait and write are.
+pub fn may_wait<'a>(spec: &CommandSpec, args: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    spec.name == "xread"
+        && args
+            .into_iter()
+            .take_while(|arg| !arg.eq_ignore_ascii_case(b"streams"))
+            .any(|arg| arg.eq_ignore_ascii_case(b"block"))
+}
+
 /// What [`resolve`] did not find.
 #[derive(Clone, Copy, Debug)]
 pub enum UnknownCommand<'a> {

@@ -104,12 +104,28 @@ fn hostile_arguments_do_not_panic() {
 }
 
 #[test]
+fn reads_that_may_wait_are_told_apart() {
+    for (request, waits) in [
+        ("xread streams a 0", false),
+        ("xread count 2 streams block 0", false),
+        ("XREAD count 2 BLOCK 0 streams a 0", true),
+        ("xread block", true),
+        ("blpop a 0", false),
+        ("get block", false),
+    ] {
+        let args: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+        assert_eq!(may_wait(lookup(args[0]).unwrap(), args), waits, "{request}");
+    }
+}
+
+#[test]
 fn errors_name_what_is_unknown() {
     assert_eq!(
         unknown_command_error(b"foo", [&b"a\r\nb"[..], b"c"].into_iter()),
         "ERR unknown command 'foo', with args beginning with: 'a  b' 'c' "
     );
-    assert_eq!(support_error(lookup(b"xadd").unwrap()).unwrap(), "ERR XADD is not supported yet");
+    let refused = "ERR SYNC is not available: Holdfast does this itself";
+    assert_eq!(support_error(lookup(b"sync").unwrap()).unwrap(), refused);
     assert!(support_error(lookup(b"zadd").unwrap()).is_none());
 }
 

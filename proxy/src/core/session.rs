@@ -357,7 +357,7 @@ impl WorkerCore {
         if self.has_no_room(shard) {
             return self.park_for_shard(index, shard, request);
         }
-        let write = resolved.spec.is_write();
+        let write = resolved.spec.is_write() || command::may_wait(resolved.spec, request.iter());
         let kind = if write { WRITE_COMMAND } else { READ_COMMAND };
         let Some((number, handle)) =
             self.submit_for(index, resolved.index, kind, shard, slot, request.raw, 0)
@@ -368,7 +368,8 @@ impl WorkerCore {
             let single = is_single_key(resolved.spec);
             client.remember_read(single.then_some(slot), number);
         }
-        if resolved.spec.is_blocking()
+        if write
+            && resolved.spec.is_blocking()
             && let Some(client) = self.clients.get_mut(index)
         {
             client.stall = Stall::Reply(number);

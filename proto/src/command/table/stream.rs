@@ -12,7 +12,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Marks a pending message as correctly processed, effectively removing it from the pending entries list of the consumer group. Return value of the command is the number of messages successfully acknowledged, that is, the IDs we were actually able to resolve in the PEL.",
             since: "5.0.0", complexity: Some("O(1) for each message ID processed."),
@@ -35,7 +35,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: Some("UPDATE instead of INSERT because of the optional trimming feature") },
         ],
         tips: &["nondeterministic_output"],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Appends a new entry to a stream",
             since: "5.0.0", complexity: Some("O(1) when adding a new entry, O(N) when trimming where N being the number of entries evicted."),
@@ -80,7 +80,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::DELETE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &["nondeterministic_output"],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Changes (or acquires) ownership of messages in a consumer group, as if the messages were delivered to the specified consumer.",
             since: "6.2.0", complexity: Some("O(1) if COUNT is small."),
@@ -109,7 +109,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &["nondeterministic_output"],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Changes (or acquires) ownership of a message in a consumer group, as if the message was delivered to the specified consumer.",
             since: "5.0.0", complexity: Some("O(log N) with N being the number of messages in the PEL of the consumer group."),
@@ -140,7 +140,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::DELETE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Removes the specified entries from the stream. Returns the number of items actually deleted, that may be different from the number of IDs passed in case certain IDs do not exist.",
             since: "5.0.0", complexity: Some("O(1) for each single item to delete in the stream, regardless of the stream size."),
@@ -160,7 +160,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for consumer groups commands",
             since: "5.0.0", complexity: Some("Depends on subcommand."),
@@ -178,7 +178,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RW | key::INSERT), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Create a consumer group.",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -208,7 +208,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RW | key::INSERT), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Create a consumer in a consumer group.",
                     since: "6.2.0", complexity: Some("O(1)"),
@@ -231,7 +231,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RW | key::DELETE), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Delete a consumer from a consumer group.",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -254,7 +254,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RW | key::DELETE), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Destroy a consumer group.",
                     since: "5.0.0", complexity: Some("O(N) where N is the number of entries in the group's pending entries list (PEL)."),
@@ -274,7 +274,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -293,7 +293,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Set a consumer group to an arbitrary last delivered ID value.",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -322,7 +322,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for stream introspection commands",
             since: "5.0.0", complexity: Some("Depends on subcommand."),
@@ -340,7 +340,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &["nondeterministic_output"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List the consumers in a consumer group",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -364,7 +364,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List the consumer groups of a stream",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -385,7 +385,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -404,7 +404,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                     KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
                 ],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get information about a stream",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -434,7 +434,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return the number of entries in a stream",
             since: "5.0.0", complexity: Some("O(1)"),
@@ -455,7 +455,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &["nondeterministic_output"],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return information and entries from a stream consumer group pending entries list, that are messages fetched but never acknowledged.",
             since: "5.0.0", complexity: Some("O(N) with N being the number of elements returned, so asking for a small fixed number of entries per call is O(1). O(M), where M is the total number of entries scanned when used with the IDLE filter. When the command returns just the summary and the list of consumers is small, it runs in O(1) time; otherwise, an additional O(N) time for iterating every consumer."),
@@ -486,7 +486,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return a range of elements in a stream, with IDs matching the specified IDs interval",
             since: "5.0.0", complexity: Some("O(N) with N being the number of elements being returned. If N is constant (e.g. always asking for the first 10 elements with COUNT), you can consider it O(1)."),
@@ -512,7 +512,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Keyword("STREAMS", 1), find: Find::Range { last: -1, step: 1, limit: 2 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return never seen elements in multiple streams, with IDs greater than the ones reported by the caller for each stream. Can block.",
             since: "5.0.0", complexity: Some("For each stream mentioned: O(N) with N being the number of elements being returned, it means that XREAD-ing with a fixed COUNT is O(1). Note that when the BLOCK option is used, XADD will pay O(M) time in order to serve the M clients blocked on the stream getting new data."),
@@ -538,7 +538,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Keyword("STREAMS", 4), find: Find::Range { last: -1, step: 1, limit: 2 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return new entries from a stream using a consumer group, or access the history of the pending entries for a given consumer. Can block.",
             since: "5.0.0", complexity: Some("For each stream mentioned: O(M) with M being the number of elements returned. If M is constant (e.g. always asking for the first 10 elements with COUNT), you can consider it O(1). On the other side when XREADGROUP blocks, XADD will pay the O(N) time in order to serve the N clients blocked on the stream getting new data."),
@@ -569,7 +569,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return a range of elements in a stream, with IDs matching the specified IDs interval, in reverse order (from greater to smaller IDs) compared to XRANGE",
             since: "5.0.0", complexity: Some("O(N) with N being the number of elements returned. If N is constant (e.g. always asking for the first 10 elements with COUNT), you can consider it O(1)."),
@@ -595,7 +595,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "An internal command for replicating stream values",
             since: "5.0.0", complexity: Some("O(1)"),
@@ -621,7 +621,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::DELETE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &["nondeterministic_output"],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Trims the stream to (approximately if '~' is passed) a certain size",
             since: "5.0.0", complexity: Some("O(N), with N being the number of evicted entries. Constant times are very small however, since entries are organized in macro nodes containing multiple entries that can be released with a single deallocation."),

@@ -163,7 +163,7 @@ fn cluster_and_sentinel_clients_are_sent_here() {
 fn families_to_come_say_so() {
     let mut world = World::new(1);
     let client = world.client();
-    for command in ["XADD s * a b", "EVAL x 0", "SUBSCRIBE c", "MONITOR"] {
+    for command in ["EVAL x 0", "SUBSCRIBE c", "MONITOR"] {
         let told = ask(&mut world, client, command);
         assert!(told.contains("not supported yet"), "{command}: {told}");
     }
@@ -340,4 +340,37 @@ fn bad_settings_get_the_errors_of_redis() {
         assert_eq!(ask(&mut world, client, &format!("CONFIG SET {command}")), expected);
     }
     assert!(proposals(&mut world).is_empty());
+}
+
+#[test]
+fn a_read_that_may_wait_is_a_record() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "XREAD STREAMS s 0");
+    let read = world.received_one(0);
+    assert_eq!(read.seq(), 0);
+    world.reply(0, &read, "*-1\r\n");
+    world.send(client, "XREAD COUNT 1 BLOCK 0 STREAMS s $\nPING");
+    let waiting = world.received_one(0);
+    assert_eq!(waiting.header().seq, 1);
+    world.answer(0, waiting.tag(), AnswerStatus::Blocked, b"");
+    assert_eq!(world.told(client), "*-1\r\n");
+    world.reply(0, &waiting, "*0\r\n");
+    assert_eq!(world.told(client), "*0\r\n+PONG\r\n");
+}
+
+#[test]
+fn streams_are_routed_by_their_keys() {
+    let mut world = World::new(2);
+    let client = world.client();
+    let keys = [1, 2].map(|shard| key_of_shard(shard, 2));
+    world.send(client, &format!("XREAD STREAMS {} {} 0 0", keys[0], keys[1]));
+    assert!(world.told(client).starts_with("-CROSSSLOT"));
+    for command in ["XREAD STREAMS", "XREADGROUP GROUP STREAMS c STREAMS"] {
+        world.send(client, &format!("{command} {} 0", keys[1]));
+        let sent = world.received_one(1);
+        assert_eq!(sent.text(), format!("{command} {} 0", keys[1]));
+        world.reply(1, &sent, "*-1\r\n");
+        assert_eq!(world.told(client), "*-1\r\n");
+    }
 }
