@@ -14,7 +14,8 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use holdfast_consensus::faults::{self, Point};
 use holdfast_proto::frame::{
-    AnswerStatus, FrameError, LINK_VERSION, RecordHeader, RequestRef, Response, whole_frames_len,
+    AnswerStatus, FrameError, LINK_VERSION, RECORD_FLAGS_AT, RecordHeader, RequestRef, Response,
+    flags, whole_frames_len,
 };
 use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
 use std::sync::Arc;
@@ -241,7 +242,11 @@ impl<'a> Reader<'a> {
         if stage.write_count == 0 {
             stage.writes = WriteChunk::begin(record.len());
         }
+        let flags_at = stage.writes.len() + RECORD_FLAGS_AT;
         stage.writes.extend_from_slice(record);
+        if stage.handle.shared.is_out_of_memory() {
+            stage.writes[flags_at] |= flags::OUT_OF_MEMORY;
+        }
         stage.write_count += 1;
         Ok(())
     }

@@ -94,6 +94,8 @@ pub(crate) struct ShardShared {
     pub(crate) queued_bytes: AtomicUsize,
     /// By the consensus thread: it waits for the executor to catch up.
     pub(crate) wake_when_applied: AtomicBool,
+    /// By the executor: commands that need memory are to be refused.
+    out_of_memory: AtomicBool,
     status: Mutex<v1::ReplicaStatus>,
 }
 
@@ -131,8 +133,17 @@ impl ShardShared {
             counters: Counters::default(),
             queued_bytes: AtomicUsize::new(0),
             wake_when_applied: AtomicBool::new(false),
+            out_of_memory: AtomicBool::new(false),
             status: Mutex::new(v1::ReplicaStatus::default()),
         }
+    }
+
+    pub(crate) fn set_out_of_memory(&self, out: bool) {
+        self.out_of_memory.store(out, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        self.out_of_memory.load(Ordering::Relaxed)
     }
 
     pub(crate) fn publish_role(&self, leader: bool, term: Term, leader_node: NodeId) {

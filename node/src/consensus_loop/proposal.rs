@@ -56,6 +56,17 @@ impl InternalRecord {
         Self::new(RecordOp::Expire, db, slot, 0, &body)
     }
 
+    /// Gives up keys of one slot.
+    pub(crate) fn evict<'a>(
+        db: u16,
+        slot: Slot,
+        keys: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) -> Self {
+        let mut body = Vec::new();
+        encode::command(&mut body, keys);
+        Self::new(RecordOp::Evict, db, slot, 0, &body)
+    }
+
     pub(crate) fn retire(worker: u64) -> Self {
         Self::new(RecordOp::RetireWorker, 0, Slot::default(), 0, &worker.to_le_bytes())
     }

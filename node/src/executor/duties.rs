@@ -49,7 +49,7 @@ impl Duties {
     }
 }
 
-fn may_propose(under_way: Option<Instant>) -> bool {
+pub(super) fn may_propose(under_way: Option<Instant>) -> bool {
     under_way.is_none_or(|since| clock::since(since) > PROPOSAL_TIMEOUT)
 }
 

@@ -7,6 +7,7 @@
 pub(crate) mod checkpoint;
 mod duties;
 mod info;
+mod memory;
 mod reads;
 mod slowlog;
 
@@ -26,6 +27,7 @@ use holdfast_proto::frame::RECORD_HEADER_LEN;
 use holdfast_proto::frame::{BATCH_HEADER_LEN, BatchHeader, ReadHeader, RecordHeader, RecordOp};
 use holdfast_proto::ids::{LogIndex, WorkerId};
 use holdfast_proto::v1;
+use memory::MemoryLimit;
 use reads::Reads;
 use slowlog::Slowlog;
 use std::ops::Range;
@@ -102,6 +104,7 @@ pub(crate) struct Executor {
     outcomes: Outcomes,
     reads: Reads,
     duties: Duties,
+    memory: MemoryLimit,
     slowlog: Slowlog,
     checkpoint: CheckpointJob,
     stopped: bool,
@@ -122,6 +125,7 @@ impl Executor {
             outcomes: Outcomes::new(),
             reads: Reads::default(),
             duties: Duties::default(),
+            memory: MemoryLimit::default(),
             slowlog: Slowlog::default(),
             stopped: false,
         };
@@ -153,6 +157,7 @@ impl Executor {
             *next_duty = now + DUTY_PERIOD;
             self.do_duties();
         }
+        self.keep_within_memory();
         self.step_checkpoint();
         self.replies.flush();
     }
@@ -247,6 +252,9 @@ impl Executor {
             self.engine.apply(&batch, position, &header, body, &mut self.outcomes);
             if header.worker == WorkerId::SHARD {
                 self.duties.applied(&header);
+                if header.op == RecordOp::Evict {
+                    self.memory.applied();
+                }
             } else if header.op == RecordOp::Command {
                 clock = self.slowlog.observe(clock, body);
             }
@@ -288,7 +296,10 @@ impl Executor {
         let config = self.engine.config().clone();
         match self.node.checkpoints.load(self.checkpoint.folder(), self.shared.shard, index, config)
         {
-            Ok(engine) => self.engine = engine,
+            Ok(engine) => {
+                self.engine = engine;
+                self.reconfigure_engine();
+            }
             Err(error) => {
                 self.stopped = true;
                 return self.node.stop.fatal(format!("{error:#}"));
@@ -304,6 +315,7 @@ impl Executor {
     fn take_settings(&mut self, spec: &v1::ClusterSpec) {
         self.slowlog.configure(&spec.settings);
         self.checkpoint.configure(spec);
+        self.configure_memory(spec);
     }
 
     /// Publishes what others read without asking.
