@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_proto::bugs;
 use holdfast_proto::ids::{RaftId, ShardId};
 
 /// Ways to break a replica, to prove that the tests would notice. Only with the feature
@@ -115,13 +116,19 @@ impl ReplicaConfig {
     /// Always false in a product.
     #[cfg_attr(not(feature = "deliberate-bugs"), expect(clippy::unused_self))]
     pub(crate) fn has(&self, bug: Bug) -> bool {
+        let of_process = match bug {
+            Bug::NoVoteRefusal => bugs::Bug::NoVoteRefusal,
+            Bug::ReadWithoutRound => bugs::Bug::ReadWithoutRound,
+            Bug::PromiseBeforePersisted => bugs::Bug::PromiseBeforePersisted,
+            Bug::LeadAfterRemoval => bugs::Bug::LeadAfterRemoval,
+            Bug::SnapshotBeforeDisk => bugs::Bug::SnapshotBeforeDisk,
+            Bug::CheckpointBeforeRecord => bugs::Bug::CheckpointBeforeRecord,
+        };
         #[cfg(feature = "deliberate-bugs")]
-        return self.bug == Some(bug);
-        #[cfg(not(feature = "deliberate-bugs"))]
-        {
-            let _ = bug;
-            false
+        if self.bug == Some(bug) {
+            return true;
         }
+        bugs::active(of_process)
     }
 
     /// How long a voter refuses votes after it heard a leader, or started.

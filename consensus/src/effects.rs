@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use holdfast_proto::bugs;
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{INVALID_ID, Ready, StateRole};
@@ -344,7 +345,11 @@ impl Replica {
         let raft = &self.raw.raft;
         HardState {
             term: Term(raft.term),
-            vote: RaftId(raft.vote),
+            vote: if bugs::active(bugs::Bug::VoteNotStored) {
+                RaftId(0)
+            } else {
+                RaftId(raft.vote)
+            },
             commit: LogIndex(raft.raft_log.committed),
         }
     }

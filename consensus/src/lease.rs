@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use holdfast_proto::bugs;
 use holdfast_proto::ids::{LogIndex, RaftId, Term};
 
 /// A round in flight.
@@ -54,7 +55,8 @@ impl Rounds {
             sent_at: now,
             tokens: std::mem::take(&mut self.waiting),
         });
-        context(term, self.counter, own)
+        let reused = bugs::active(bugs::Bug::ReadContextReused);
+        context(term, if reused { u64::MAX } else { self.counter }, own)
     }
 
     /// Raft confirmed a round (and with it the earlier ones). Pushes the reads it answers.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_proto::bugs;
 use holdfast_proto::ids::{LogIndex, RaftId, Term};
 use holdfast_proto::v1;
 use raft::eraftpb::{ConfChangeV2, EntryType, Message, MessageType};
@@ -183,7 +184,8 @@ impl Replica {
     /// Periodic work, every `cfg.tick`. A tick that comes too early is ignored, so that a process
     /// that was paused does not run the ticks it missed in a burst and start an election at once.
     pub fn tick(&mut self, now: Duration) {
-        if self.stopped || now < self.last_tick + self.cfg.tick / 2 {
+        let early = now < self.last_tick + self.cfg.tick / 2;
+        if self.stopped || (early && !bugs::active(bugs::Bug::TickBurst)) {
             return;
         }
         self.last_tick = now;
@@ -429,7 +431,8 @@ impl Replica {
     /// Local reads are linearizable while `now` is before this. `None` unless this replica leads,
     /// an entry of its own term is applied, and no hand-over was begun in this term.
     pub fn lease_until(&self) -> Option<Duration> {
-        if self.serving && self.transfer.is_none() { self.rounds.lease_until() } else { None }
+        let handing_over = self.transfer.is_some() && !bugs::active(bugs::Bug::LeaseKeptInHandOver);
+        if self.serving && !handing_over { self.rounds.lease_until() } else { None }
     }
 
     /// All writes up to `number` are done under the sync policy (synced if they said `sync`).
@@ -524,7 +527,9 @@ impl Replica {
         if !why.is_empty() {
             return Err(TransferError::NotReady { to, why });
         }
-        self.rounds.bar(Term(self.raw.raft.term));
+        if !bugs::active(bugs::Bug::LeaseKeptInHandOver) {
+            self.rounds.bar(Term(self.raw.raft.term));
+        }
         self.transfer = Some(Transfer { to, abort_at: now + self.cfg.transfer_timeout });
         self.raw.transfer_leader(to.0);
         self.after_step();
@@ -723,7 +728,8 @@ impl Replica {
     }
 
     pub(crate) fn update_serving(&mut self) {
-        let serving = self.seen.role == Role::Leader && self.applied >= self.term_start;
+        let own = self.applied >= self.term_start || bugs::active(bugs::Bug::ServeBeforeOwnEntry);
+        let serving = self.seen.role == Role::Leader && own;
         if serving != self.serving {
             self.serving = serving;
             self.out.serving = Some(serving);

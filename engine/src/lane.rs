@@ -5,6 +5,7 @@
 //! refused. Lanes are replicated state.
 
 use crate::checkpoint::lanes::LaneRecorder;
+use holdfast_proto::bugs::{self, Bug};
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::slot::{SLOT_COUNT, Slot};
 use smallvec::SmallVec;
@@ -101,6 +102,12 @@ pub(crate) enum Admission {
     SessionExpired,
 }
 
+/// Deliberate bugs: executes what is not next. Never in a product.
+fn deviates(seq: u64, next: u64) -> bool {
+    (seq > next && bugs::active(Bug::GapIgnored))
+        || (seq < next && bugs::active(Bug::DuplicateExecutes))
+}
+
 /// All lanes of the shard.
 #[derive(Default)]
 pub(crate) struct Lanes {
@@ -130,6 +137,11 @@ impl Lanes {
         }
         let lane = self.lane_mut(slot, worker).expect("the lane exists");
         let freed = lane.confirm(first_unacked);
+        if deviates(seq, lane.next) {
+            lane.next = seq;
+            self.kept -= freed;
+            return Admission::Execute;
+        }
         let admission = match seq.cmp(&lane.next) {
             std::cmp::Ordering::Equal => Admission::Execute,
             std::cmp::Ordering::Greater => Admission::Gap { next: lane.next },

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acl;
+pub mod bugs;
 pub mod command;
 pub mod events;
 pub mod frame;

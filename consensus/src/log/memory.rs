@@ -112,6 +112,17 @@ impl MemoryStore {
         disk.syncs += 1;
     }
 
+    /// A record is damaged: the entries of a group from `from` on cannot be read any more.
+    pub fn lose_tail(&self, shard: ShardId, from: LogIndex) {
+        let mut disk = self.disk();
+        let disk = &mut *disk;
+        for groups in [&mut disk.written, &mut disk.synced] {
+            if let Some(group) = groups.get_mut(&shard) {
+                group.entries.split_off(&from.0);
+            }
+        }
+    }
+
     /// A copy of the whole log of a group as written: index to entry.
     pub fn entries(&self, shard: ShardId) -> BTreeMap<u64, Entry> {
         self.disk().written.get(&shard).map(|g| g.entries.clone()).unwrap_or_default()

@@ -35,6 +35,10 @@ impl LaneRecorder {
 
     /// Appends the sections written so far; returns how many lanes are in them.
     pub(super) fn hand_out(&mut self, out: &mut Vec<u8>) -> u64 {
+        if holdfast_proto::bugs::active(holdfast_proto::bugs::Bug::LanesNotInCheckpoint) {
+            self.pending.clear();
+            self.count = 0;
+        }
         out.append(&mut self.pending);
         std::mem::take(&mut self.count)
     }

@@ -9,6 +9,7 @@ use super::request::Handle;
 use super::transaction::{ExecRest, Transaction};
 use super::users::Account;
 use bytes::{Bytes, BytesMut};
+use holdfast_proto::bugs;
 use holdfast_proto::frame::Watch;
 use holdfast_proto::resp::{Decoder, RawRequest};
 use holdfast_proto::slot::Slot;
@@ -193,7 +194,7 @@ impl Client {
         let offset = number.wrapping_sub(self.first_reply) as usize;
         let Some(item) = self.replies.get_mut(offset) else { return };
         let muted = matches!(item, Item::Muted);
-        if offset > 0 {
+        if offset > 0 && !bugs::active(bugs::Bug::RepliesOutOfOrder) {
             *item = Item::Ready(if muted { Bytes::new() } else { Bytes::copy_from_slice(reply) });
             return;
         }

@@ -21,6 +21,7 @@ use super::respond;
 use super::router::Primary;
 use super::{Action, Session, WorkerCore};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_proto::bugs;
 use holdfast_proto::frame::{
     AnswerRef, AnswerStatus, FrameError, ReadOp, ReadRequest, RecordHeader, RecordOp, Response,
     UnblockReason, begin_write,
@@ -114,7 +115,8 @@ impl WorkerCore {
 
     fn send(&mut self, index: u32, link_index: usize) {
         let tag = self.requests.renew_tag(index);
-        if self.requests.get(index).attempts == 0 {
+        let anew = self.requests.get(index).attempts == 0;
+        if anew || bugs::active(bugs::Bug::NewSeqOnResend) {
             self.take_seq(index);
         }
         let request = self.requests.get(index);
@@ -550,7 +552,8 @@ impl WorkerCore {
     fn give_up(&mut self, index: u32) {
         let request = self.requests.get(index);
         let unexecuted = request.attempts == 0 || matches!(request.kind, Kind::Read(_));
-        let text = if unexecuted { respond::SHARD_DOWN } else { respond::OUTCOME_UNKNOWN };
+        let unexecuted_text = unexecuted || bugs::active(bugs::Bug::UnknownCalledFailed);
+        let text = if unexecuted_text { respond::SHARD_DOWN } else { respond::OUTCOME_UNKNOWN };
         self.router.shards[request.shard as usize].outage.failed += 1;
         self.stats.requests_failed += 1;
         if unexecuted || request.was_blocked {
