@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 thread_local! {
     /// Monotonic time, wall clock in microseconds, and what [`instant`] counts from.
     static VIRTUAL: std::cell::Cell<Option<(Duration, u64, Instant)>> =
@@ -10,18 +10,18 @@ thread_local! {
 }
 
 /// Sets this thread's clocks; they stand still until the next call.
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) fn set_virtual(monotonic: Duration, wall_us: u64) {
     let origin = VIRTUAL.get().map_or_else(Instant::now, |(_, _, origin)| origin);
     VIRTUAL.set(Some((monotonic, wall_us, origin)));
 }
 
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 fn virtual_time() -> Option<(Duration, u64, Instant)> {
     VIRTUAL.get()
 }
 
-#[cfg(not(feature = "simulation"))]
+#[cfg(not(any(test, feature = "simulation")))]
 const fn virtual_time() -> Option<(Duration, u64, Instant)> {
     None
 }

@@ -23,7 +23,7 @@ use crossbeam_channel::Receiver;
 use holdfast_consensus::log::memory::MemoryStore;
 use holdfast_consensus::log::writer::LogQueue;
 use holdfast_consensus::{
-    Committed, LogStore, LogWrite, MembershipChange, Replica, ReplicaConfig, StoredState,
+    Committed, LogStore, LogWrite, MembershipChange, Replica, ReplicaConfig, Role, StoredState,
 };
 use holdfast_engine::{Engine, EngineConfig};
 use holdfast_proto::frame::whole_frames_len;
@@ -77,12 +77,9 @@ impl SimCheckpoints {
         }
     }
 
-    /// The newest checkpoint at or after `index`, as the leader's node sends it: only if its bytes
-    /// are intact.
-    pub fn read(&self, shard: ShardId, index: LogIndex) -> Option<(LogIndex, Vec<u8>)> {
-        let files = lock(&self.files);
-        let (at, file) = files.range((shard, index)..=(shard, LogIndex(u64::MAX))).next_back()?;
-        (crc32fast::hash(&file.bytes) == file.crc32).then(|| (at.1, file.bytes.clone()))
+    /// A checkpoint as the leader's node sends it, which does not look at what is in it.
+    pub fn read(&self, shard: ShardId, index: LogIndex) -> Option<Vec<u8>> {
+        lock(&self.files).get(&(shard, index)).map(|file| file.bytes.clone())
     }
 
     /// A pulled checkpoint becomes durable.
@@ -211,6 +208,15 @@ pub enum Event {
     Amnesia { shard: ShardId, raft_id: RaftId, reason: String },
 }
 
+/// What an executor was given to do.
+#[derive(Clone, Debug)]
+pub enum History {
+    /// A committed entry to apply.
+    Applied { shard: ShardId, raft_id: RaftId, entry: Committed },
+    /// The state after `index` to go on from.
+    Loaded { shard: ShardId, raft_id: RaftId, index: LogIndex },
+}
+
 /// What came of an order.
 #[derive(Clone, Debug)]
 pub enum Ordered {
@@ -267,8 +273,7 @@ pub struct SimNode {
     checkpoints: SimCheckpoints,
     seed: u64,
     tune: fn(&mut ReplicaConfig),
-    applied: Vec<(ShardId, Committed)>,
-    restored: Vec<(ShardId, LogIndex)>,
+    history: Vec<History>,
 }
 
 impl SimNode {
@@ -310,8 +315,7 @@ impl SimNode {
             checkpoints: start.checkpoints,
             seed: start.seed,
             tune: start.tune,
-            applied: Vec::new(),
-            restored: Vec::new(),
+            history: Vec::new(),
             shared,
         }
     }
@@ -395,7 +399,7 @@ impl SimNode {
             folder: PathBuf::new(),
             spec: Arc::clone(spec),
         });
-        self.restored.push((shard, recorded));
+        self.history.push(History::Loaded { shard, raft_id, index: recorded });
         self.shared.shards.insert(handle.clone());
         let parts = GroupParts { replica: core, handle, seed: self.seed };
         self.shared.consensus.send(Input::Open(Box::new(parts)));
@@ -454,9 +458,16 @@ impl SimNode {
                 for input in &inputs {
                     match input {
                         executor::Input::Committed(entries) => {
-                            self.applied.extend(entries.iter().map(|e| (shard, e.clone())));
+                            let raft_id = hosted.raft_id;
+                            self.history.extend(entries.iter().map(|entry| {
+                                let entry = entry.clone();
+                                History::Applied { shard, raft_id, entry }
+                            }));
                         }
-                        executor::Input::Restore(index) => self.restored.push((shard, *index)),
+                        executor::Input::Restore(index) => {
+                            let (raft_id, index) = (hosted.raft_id, *index);
+                            self.history.push(History::Loaded { shard, raft_id, index });
+                        }
                         _ => {}
                     }
                 }
@@ -508,15 +519,9 @@ impl SimNode {
         out.extend(self.told.drain(..));
     }
 
-    /// What the executors were given to apply, and the indexes of states they were given to load
-    /// instead, since the last call.
-    pub fn take_applied(
-        &mut self,
-        applied: &mut Vec<(ShardId, Committed)>,
-        restored: &mut Vec<(ShardId, LogIndex)>,
-    ) {
-        applied.append(&mut self.applied);
-        restored.append(&mut self.restored);
+    /// What the executors were given to do since the last call, in order.
+    pub fn take_history(&mut self, out: &mut Vec<History>) {
+        out.append(&mut self.history);
     }
 
     /// The log writer has done all writes of a shard up to this one.
@@ -648,6 +653,13 @@ impl SimNode {
     /// A replica's status as of now.
     pub fn status(&self, shard: ShardId) -> Option<v1::ReplicaStatus> {
         self.consensus.replica(shard).map(Replica::status)
+    }
+
+    /// A replica's id, term and role.
+    pub fn role(&self, shard: ShardId) -> Option<(RaftId, u64, Role)> {
+        let replica = self.consensus.replica(shard)?;
+        let role = replica.role();
+        Some((replica.config().raft_id, role.term.0, role.role))
     }
 
     /// Whether a read would be served on the lease now.

@@ -13,6 +13,7 @@ use holdfast_consensus::{
     CampaignError, Committed, EntryKind, ForgetError, MembershipChange, Outputs, PeerProgress,
     ProposeError, Replica, Role, RoleChange, StepError,
 };
+use holdfast_proto::bugs;
 use holdfast_proto::frame::{AnswerStatus, BATCH_HEADER_LEN, Response};
 use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId, Term};
 use holdfast_proto::v1;
@@ -246,7 +247,14 @@ impl Group {
             let Some(entry) = self.next_entry() else { return };
             faults::reach(Point::BeforePropose);
             match self.replica.propose(now, entry.clone()) {
-                Ok((_, index)) => self.in_flight.push_back((index, entry)),
+                Ok((_, index)) => {
+                    if bugs::active(bugs::Bug::ReplyBeforeCommit) {
+                        let records = &entry[BATCH_HEADER_LEN..];
+                        let reply = AnswerStatus::Reply;
+                        answer_chunk(&mut shell.replies, records, reply, b":1\r\n");
+                    }
+                    self.in_flight.push_back((index, entry));
+                }
                 Err(ProposeError::Busy | ProposeError::Transferring { .. }) => {
                     self.stuck = Some(entry);
                     return;
@@ -281,7 +289,11 @@ impl Group {
         if self.pending.is_empty() {
             return None;
         }
-        self.last_time_ms = clock::wall_ms().max(self.last_time_ms + 1);
+        self.last_time_ms = if bugs::active(bugs::Bug::TimeGoesBack) {
+            clock::wall_ms()
+        } else {
+            self.handle.shared.now_ms().max(self.last_time_ms + 1)
+        };
         self.pending.next_entry(self.last_time_ms, self.seeds.next())
     }
 

@@ -18,6 +18,7 @@ use crate::shared::NodeShared;
 use holdfast_consensus::Outputs;
 use holdfast_consensus::log::writer::LogWriterHandle;
 use holdfast_consensus::transport::{TransportEvents, TransportHandle};
+use holdfast_proto::bugs;
 use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId};
 use holdfast_proto::v1;
 use std::collections::BTreeMap;
@@ -182,12 +183,17 @@ impl ConsensusLoop {
         // paused must not take the time for silence of the leader.
         let at = clock::instant();
         let tick = at >= *next_tick;
+        let burst = bugs::active(bugs::Bug::TickBurst) && tick;
+        let missed = if burst { (at - *next_tick).as_millis() / TICK.as_millis() } else { 0 };
         if tick {
             *next_tick = at + TICK;
         }
         for group in self.groups.values_mut() {
             if tick {
                 group.tick(now, &self.retired);
+                for _ in 0..missed {
+                    group.tick(now, &self.retired);
+                }
             }
             group.finish_turn(now, &mut self.shell, &mut self.outputs);
         }

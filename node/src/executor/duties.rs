@@ -57,7 +57,7 @@ impl Executor {
     pub(super) fn unblock_is_due(&self) -> bool {
         self.primary
             && may_propose(self.duties.unblock)
-            && self.engine.next_unblock_at().is_some_and(|at| at <= clock::wall_ms())
+            && self.engine.next_unblock_at().is_some_and(|at| at <= self.shared.now_ms())
     }
 
     pub(super) fn do_duties(&mut self) {
@@ -66,7 +66,7 @@ impl Executor {
         if !self.shared.is_serving() {
             return;
         }
-        let now_ms = clock::wall_ms().max(self.engine.time_ms());
+        let now_ms = self.shared.now_ms().max(self.engine.time_ms());
         let mut records = Vec::new();
         if may_propose(self.duties.unblock) {
             self.collect_unblocks(now_ms, &mut records);

@@ -23,6 +23,7 @@ use duties::Duties;
 use holdfast_consensus::faults::{self, Point};
 use holdfast_consensus::{Committed, EntryKind};
 use holdfast_engine::{Engine, Outcomes};
+use holdfast_proto::bugs;
 use holdfast_proto::frame::RECORD_HEADER_LEN;
 use holdfast_proto::frame::{BATCH_HEADER_LEN, BatchHeader, ReadHeader, RecordHeader, RecordOp};
 use holdfast_proto::ids::{LogIndex, WorkerId};
@@ -171,7 +172,7 @@ impl Executor {
         if self.primary
             && let Some(at_ms) = self.engine.next_unblock_at()
         {
-            let wait = Duration::from_millis(at_ms.saturating_sub(clock::wall_ms()).max(1));
+            let wait = Duration::from_millis(at_ms.saturating_sub(self.shared.now_ms()).max(1));
             return next_duty.min(now + wait);
         }
         next_duty
@@ -232,11 +233,14 @@ impl Executor {
         if entry.kind != EntryKind::Normal {
             return;
         }
-        let Ok(batch) = BatchHeader::decode(&entry.data) else {
+        let Ok(mut batch) = BatchHeader::decode(&entry.data) else {
             // Written by a primary that this build does not understand: executing something else
             // than the other replicas would be worse than stopping.
             return self.stop_on_damage(entry.index, "batch header");
         };
+        if bugs::active(bugs::Bug::ExpiryByLocalClock) {
+            batch.time_ms = clock::wall_ms();
+        }
         let mut at = BATCH_HEADER_LEN;
         let mut clock = clock::instant();
         for position in 0..batch.count {

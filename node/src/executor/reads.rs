@@ -11,6 +11,7 @@ use crate::consensus_loop::{Input as ToConsensus, InternalRecord};
 use crate::links::{abandon_answer, begin_answer, finish_answer};
 use bytes::Bytes;
 use holdfast_engine::{Engine, ReadOutcome};
+use holdfast_proto::bugs;
 use holdfast_proto::frame::{AnswerStatus, ReadHeader, ReadOp, flags};
 use holdfast_proto::ids::{LogIndex, WorkerId};
 use std::collections::VecDeque;
@@ -71,7 +72,7 @@ impl Executor {
         if !self.shared.lease_holds(clock::monotonic()) {
             return self.park_for_round(batch);
         }
-        let now_ms = self.engine.time_ms().max(clock::wall_ms());
+        let now_ms = self.engine.time_ms().max(self.shared.now_ms());
         let mut clock = clock::instant();
         for item in batch.items {
             let body = &batch.frames[item.body.start as usize..item.body.end as usize];
@@ -114,7 +115,7 @@ impl Executor {
         if self.reads.waiting.is_empty() {
             return;
         }
-        let wall_ms = clock::wall_ms();
+        let wall_ms = self.shared.now_ms();
         for (condition, parked) in std::mem::take(&mut self.reads.waiting) {
             let now_ms = match condition {
                 Condition::Applied(index) if index > self.applied => None,
@@ -146,7 +147,8 @@ impl Executor {
 
     /// Answers one read, unless it must wait.
     fn serve(&mut self, worker: WorkerId, read: &ReadHeader, body: &[u8], now_ms: u64) -> Served {
-        if read.depends_on_seq > 0 && !is_written(&self.engine, worker, read) {
+        let waits = read.depends_on_seq > 0 && !bugs::active(bugs::Bug::ReadBeforeOwnWrite);
+        if waits && !is_written(&self.engine, worker, read) {
             return Served::Later(Condition::Written);
         }
         if read.op == ReadOp::Command
