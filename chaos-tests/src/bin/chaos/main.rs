@@ -21,11 +21,14 @@ struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Failover(failover::FailoverArgs),
+    /// Simulate whole clusters with faults of all kinds, one seed each, and check every promise.
+    Sim(holdfast_chaos_tests::sim::cli::SimArgs),
 }
 
 fn main() {
     let result = match Cli::parse().command {
         Command::Failover(args) => failover::run(&args),
+        Command::Sim(args) => Ok(holdfast_chaos_tests::sim::cli::main(&args)),
     };
     match result {
         Ok(true) => {}
