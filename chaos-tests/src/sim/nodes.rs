@@ -16,7 +16,7 @@ use super::world::{Event, World};
 use super::{CLUSTER, SECRET};
 
 /// States are compared at these indexes, wherever an executor stops there.
-const DIGEST_EVERY: u64 = 4;
+const DIGEST_EVERY: u64 = 16;
 /// A failed process is started again by its supervisor after this long.
 const RESTART_AFTER: Duration = Duration::from_millis(300);
 /// After a pause a replica that had heard its leader just before does not campaign by itself for this

@@ -254,8 +254,8 @@ impl Plan {
                 (Duration::from_micros(50), ms(2))
             },
             scheduling: if rng.chance(20) { ms(5) } else { Duration::from_micros(200) },
-            think: ms(20 + rng.below(60)),
-            length: ms(6_000 + rng.below(6_000)),
+            think: ms(30 + rng.below(90)),
+            length: ms(4_000 + rng.below(5_000)),
             faults: Vec::new(),
         };
         plan.draw_faults(&mut rng);
