@@ -228,7 +228,8 @@ impl Host {
         };
         let executor = thread.spawn(guarded).context("start an executor")?;
         self.node.shards.insert(handle.clone());
-        let parts = GroupParts { replica: core, handle, seed: random_u64() };
+        let synced = spec.persistence() == v1::PersistenceMode::AofAlways;
+        let parts = GroupParts { replica: core, handle, seed: random_u64(), synced };
         self.node.consensus.send(Input::Open(Box::new(parts)));
         tracing::info!(%shard, %raft_id, "replica opened");
         Ok(OpenReplica { raft_id, executor })

@@ -433,7 +433,7 @@ impl SimNode {
     /// How long this part sleeps at most, from now on; `None`: there is no such part.
     pub fn sleeps_for(&self, part: Part) -> Option<Duration> {
         let deadline = match part {
-            Part::Consensus => self.next_tick,
+            Part::Consensus => self.consensus.deadline(self.next_tick),
             Part::Executor(shard) => {
                 let hosted = self.hosted.get(&shard)?;
                 hosted.executor.deadline(hosted.next_duty)

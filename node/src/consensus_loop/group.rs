@@ -25,6 +25,13 @@ use std::time::Duration;
 /// entry on its way and one being written keep log, network and executor busy; more only make
 /// entries smaller and every write dearer.
 const IN_FLIGHT_MAX: usize = 2;
+/// The same when each entry waits for a sync: a second one would only wait for the first one's.
+const IN_FLIGHT_MAX_SYNCED: usize = 1;
+/// When each entry waits for a sync, writes gather after a commit for half the time of a sync, but
+/// no longer than this, or until most of the writers of the last entry have come again (compare
+/// PostgreSQL's `commit_delay`). Otherwise the first writer to be answered would have a sync for
+/// itself and all the others would wait for it.
+const GATHER_MAX: Duration = Duration::from_micros(500);
 
 /// Entries committed and not yet applied; beyond that nothing is proposed, so that a slow command
 /// does not pile up entries in memory (at most this many of about 1 MiB).
@@ -40,6 +47,8 @@ pub(crate) struct GroupParts {
     pub(crate) replica: Replica,
     pub(crate) handle: ShardHandle,
     pub(crate) seed: u64,
+    /// Each entry is synced before it counts as persisted.
+    pub(crate) synced: bool,
 }
 
 /// An order of a sentinel for one replica.
@@ -113,6 +122,11 @@ pub(crate) struct Group {
     retiring: BTreeSet<u64>,
     /// The last entry that the executor was given.
     handed_over: LogIndex,
+    synced: bool,
+    /// Records in our latest entry.
+    last_count: u32,
+    /// Writes gather until then; `None`: they do not.
+    gather_until: Option<Duration>,
     /// Orders that are done when something happens.
     awaited: Vec<(Awaited, OrderReply)>,
 }
@@ -159,6 +173,9 @@ impl Group {
             retire_next: 1,
             retiring: BTreeSet::new(),
             handed_over: LogIndex(0),
+            synced: parts.synced,
+            last_count: 0,
+            gather_until: None,
             awaited: Vec::new(),
         }
     }
@@ -233,7 +250,12 @@ impl Group {
             if out.is_empty() {
                 break;
             }
+            let was_in_flight = !self.in_flight.is_empty();
             self.carry_out(shell, out);
+            if self.synced && was_in_flight && self.in_flight.is_empty() {
+                let sync = Duration::from_micros(shell.node.log.stats().last_write_us());
+                self.gather_until = Some(now + (sync / 2).min(GATHER_MAX));
+            }
             self.propose(now, shell);
         }
         self.handle.shared.publish_lease(self.replica.lease_until());
@@ -243,7 +265,11 @@ impl Group {
     }
 
     fn propose(&mut self, now: Duration, shell: &mut Shell) {
-        while self.serves && self.in_flight.len() < IN_FLIGHT_MAX && !self.executor_lags() {
+        let max = if self.synced { IN_FLIGHT_MAX_SYNCED } else { IN_FLIGHT_MAX };
+        while self.serves && self.in_flight.len() < max && !self.executor_lags() {
+            if self.gathers(now) {
+                return;
+            }
             let Some(entry) = self.next_entry() else { return };
             faults::reach(Point::BeforePropose);
             match self.replica.propose(now, entry.clone()) {
@@ -270,6 +296,19 @@ impl Group {
         }
     }
 
+    /// When this group wants another turn, if nothing else happens.
+    pub(crate) fn wake_at(&self) -> Option<Duration> {
+        self.gather_until.filter(|_| self.serves && !self.pending.is_empty())
+    }
+
+    fn gathers(&mut self, now: Duration) -> bool {
+        let enough = self.pending.count() >= self.last_count - self.last_count / 4;
+        if enough || self.gather_until.is_some_and(|until| now >= until) {
+            self.gather_until = None;
+        }
+        self.gather_until.is_some()
+    }
+
     /// If so, the executor wakes this thread when it has applied more.
     fn executor_lags(&self) -> bool {
         let shared = &self.handle.shared;
@@ -294,7 +333,9 @@ impl Group {
         } else {
             self.handle.shared.now_ms().max(self.last_time_ms + 1)
         };
-        self.pending.next_entry(self.last_time_ms, self.seeds.next())
+        let entry = self.pending.next_entry(self.last_time_ms, self.seeds.next())?;
+        self.last_count = entry.count;
+        Some(entry.data)
     }
 
     /// Carries out the replica's outputs in their order of duties.

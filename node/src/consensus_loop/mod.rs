@@ -162,11 +162,20 @@ impl ConsensusLoop {
         let mut inputs = Vec::new();
         let mut next_tick = clock::instant() + TICK;
         loop {
-            inbox.receive(Some(next_tick), &mut inputs);
+            inbox.receive(Some(self.deadline(next_tick)), &mut inputs);
             if self.turn(&mut inputs, &mut next_tick) {
                 return;
             }
         }
+    }
+
+    /// When the next turn is due if nothing comes.
+    pub(crate) fn deadline(&self, next_tick: Instant) -> Instant {
+        let Some(wake) = self.groups.values().filter_map(Group::wake_at).min() else {
+            return next_tick;
+        };
+        let wait = wake.saturating_sub(clock::monotonic());
+        next_tick.min(clock::instant() + wait)
     }
 
     /// Handles what came, ticks if it is time, carries out what the replicas want. True: stop.

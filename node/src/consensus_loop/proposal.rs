@@ -94,10 +94,19 @@ impl InternalRecord {
 #[derive(Default)]
 pub(crate) struct Pending {
     chunks: VecDeque<WriteChunk>,
+    /// Records in all of them.
+    count: u32,
+}
+
+/// A log entry's payload.
+pub(crate) struct NextEntry {
+    pub(crate) data: Bytes,
+    pub(crate) count: u32,
 }
 
 impl Pending {
     pub(crate) fn push(&mut self, chunk: WriteChunk) {
+        self.count += chunk.count;
         self.chunks.push_back(chunk);
     }
 
@@ -107,21 +116,27 @@ impl Pending {
         for record in records {
             data.extend_from_slice(&record.0);
         }
-        self.chunks.push_back(WriteChunk { shard, data, count: records.len() as u32 });
+        self.push(WriteChunk { shard, data, count: records.len() as u32 });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
+    /// How many records wait.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Everything, not to be proposed.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = WriteChunk> {
+        self.count = 0;
         self.chunks.drain(..)
     }
 
     /// The next entry: as many chunks as fit in [`CHUNK_BYTES_MAX`], at least one. A chunk that
     /// goes alone is not copied.
-    pub(crate) fn next_entry(&mut self, time_ms: u64, seed: u64) -> Option<Bytes> {
+    pub(crate) fn next_entry(&mut self, time_ms: u64, seed: u64) -> Option<NextEntry> {
         let mut chunk = self.chunks.pop_front()?;
         let mut len = chunk.data.len();
         let mut more = 0;
@@ -141,7 +156,8 @@ impl Pending {
         }
         let header = BatchHeader { count: chunk.count, time_ms, seed };
         header.encode(&mut &mut chunk.data[..BATCH_HEADER_LEN]);
-        Some(chunk.data.freeze())
+        self.count -= chunk.count;
+        Some(NextEntry { data: chunk.data.freeze(), count: chunk.count })
     }
 }
 
@@ -159,8 +175,9 @@ mod tests {
         let keys: [&[u8]; 2] = [b"a", b"bc"];
         let slot = Slot::of_key(b"a");
         pending.push_internal(shard, &[InternalRecord::expire(3, slot, keys.into_iter())]);
-        let mut entry = pending.next_entry(77, 5).unwrap();
+        let NextEntry { data: mut entry, count } = pending.next_entry(77, 5).unwrap();
         assert!(pending.is_empty());
+        assert_eq!((count, pending.count()), (3, 0));
         let header = BatchHeader::decode(&entry).unwrap();
         assert_eq!(header, BatchHeader { count: 3, time_ms: 77, seed: 5 });
         entry.advance(BATCH_HEADER_LEN);
@@ -179,7 +196,7 @@ mod tests {
         }
         for _ in 0..3 {
             let entry = pending.next_entry(1, 1).unwrap();
-            assert_eq!(BatchHeader::decode(&entry).unwrap().count, 1);
+            assert_eq!(BatchHeader::decode(&entry.data).unwrap().count, 1);
         }
         assert!(pending.next_entry(1, 1).is_none());
     }
