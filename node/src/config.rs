@@ -1,11 +1,9 @@
 //! The configuration file of a node.
 //!
-//! TOML with kebab-case keys; an unknown key or a wrong value is refused with the file, the line and
-//! the key before anything is opened or bound.
+//! An unknown key or a wrong value is refused with the file, the line and the key before anything is opened or bound.
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt;
+use holdfast_proto::settings::{self, ConfigError, Hex, Settings, Wrong};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -54,58 +52,25 @@ fn default_log_level() -> String {
     "info".to_owned()
 }
 
-/// Why a configuration cannot be used. The text names the file and, where there is one, the line.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}:{line}: {reason}")]
-    Value { path: PathBuf, line: usize, reason: String },
-}
-
 impl Config {
     /// Reads and checks a file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::from_text(path, &text)
+        settings::read(path)
     }
 
     /// `path` is only named in errors.
     pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Value {
-            path: path.to_owned(),
-            line: error.span().map_or(1, |span| line_of(text, span.start)),
-            reason: error.message().to_owned(),
-        })?;
-        match config.check() {
-            Ok(()) => Ok(config),
-            Err((key, reason)) => Err(ConfigError::Value {
-                path: path.to_owned(),
-                line: line_of_key(text, key),
-                reason: format!("{key}: {reason}"),
-            }),
-        }
+        settings::parse(path, text)
     }
 
     /// The file that [`Config::from_file`] reads back.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("strings, addresses and lists of strings have a TOML form")
+        settings::to_toml(self)
     }
 
     /// The secret, from wherever it is configured.
     pub fn load_secret(&self) -> Result<[u8; 32], ConfigError> {
-        if let Some(secret) = &self.secret {
-            return Ok(secret.0);
-        }
-        let path = self.secret_file.clone().unwrap_or_default();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        parse_hex(text.trim()).ok_or_else(|| ConfigError::Value {
-            path,
-            line: 1,
-            reason: "the secret must be 64 hexadecimal digits".to_owned(),
-        })
+        settings::load_secret(self.secret.as_ref(), self.secret_file.as_deref())
     }
 
     /// The address that others use for a listening address.
@@ -116,23 +81,13 @@ impl Config {
             None => bound.to_string(),
         }
     }
+}
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.secret.is_some() == self.secret_file.is_some() {
-            return Err(("secret", "give exactly one of secret and secret-file".to_owned()));
-        }
-        if self.sentinels.is_empty() {
-            return Err(("sentinels", "name at least one sentinel".to_owned()));
-        }
-        for address in &self.sentinels {
-            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(_))) {
-                return Err(("sentinels", format!("{address:?} is not host:port")));
-            }
-        }
-        if !["error", "warn", "info", "debug", "trace"].contains(&self.log_level.as_str()) {
-            return Err(("log-level", "must be error, warn, info, debug or trace".to_owned()));
-        }
+impl Settings for Config {
+    fn check(&self) -> Result<(), Wrong> {
+        settings::check_secret(self.secret.as_ref(), self.secret_file.as_deref())?;
+        settings::check_sentinels(&self.sentinels)?;
+        settings::check_log_level(&self.log_level)?;
         let listens = [
             ("link-listen", self.link_listen),
             ("peer-listen", self.peer_listen),
@@ -146,57 +101,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count()
-}
-
-fn line_of_key(text: &str, key: &str) -> usize {
-    let assigns = |line: &str| {
-        let rest = line.trim_start().strip_prefix(key);
-        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    1 + text.lines().position(assigns).unwrap_or(0)
-}
-
-/// `N` bytes, written as hexadecimal digits; its `Debug` form hides them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Hex<const N: usize>(pub [u8; N]);
-
-impl<const N: usize> fmt::Debug for Hex<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl<const N: usize> Serialize for Hex<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&to_hex(&self.0))
-    }
-}
-
-impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || D::Error::custom(format!("must be {} hexadecimal digits", 2 * N));
-        parse_hex(&text).map(Self).ok_or_else(wrong)
-    }
-}
-
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

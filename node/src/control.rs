@@ -1,7 +1,6 @@
 //! The services that sentinels and other nodes call: orders, and checkpoints to fetch.
 
 use crate::checkpoint_files;
-use crate::config::to_hex;
 use crate::consensus_loop::{Input, Order, OrderReply, OrderResult};
 use crate::executor;
 use crate::host::HostEvent;
@@ -10,6 +9,7 @@ use crate::link_server::same_secret;
 use crate::shared::NodeShared;
 use holdfast_consensus::MembershipChange;
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
+use holdfast_proto::settings::to_hex;
 use holdfast_proto::v1;
 use holdfast_proto::v1::checkpoint_source_server::{CheckpointSource, CheckpointSourceServer};
 use holdfast_proto::v1::node_control_server::{NodeControl, NodeControlServer};

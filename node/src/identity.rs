@@ -7,8 +7,8 @@
 //! shard-<id>/      replica.json and the checkpoints of one replica
 //! ```
 
-use crate::config::to_hex;
 use holdfast_consensus::durable;
+use holdfast_proto::settings::to_hex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};

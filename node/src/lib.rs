@@ -46,6 +46,7 @@ mod shared;
 #[cfg(feature = "simulation")]
 pub mod sim;
 
-pub use config::{Config, ConfigError, Hex};
+pub use config::Config;
+pub use holdfast_proto::settings::{ConfigError, Hex};
 pub use identity::DataDirError;
 pub use node::{Bound, Node, Source, run};

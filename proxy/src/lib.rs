@@ -28,5 +28,6 @@ mod serve;
 mod tls;
 mod worker;
 
-pub use config::{Config, ConfigError, Hex};
+pub use config::Config;
+pub use holdfast_proto::settings::{ConfigError, Hex};
 pub use serve::run;

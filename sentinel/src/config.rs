@@ -1,16 +1,15 @@
 //! The configuration file of a sentinel.
 //!
-//! TOML with kebab-case keys; an unknown key or a wrong value is refused with the file, the line and
-//! the key before anything is opened or bound.
+//! An unknown key or a wrong value is refused with the file, the line and the key before anything is opened or bound.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_proto::settings::{self, ConfigError, Hex, Settings, Wrong};
 use holdfast_proto::v1;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// What a sentinel needs to know to start. All sentinels of a cluster have the same `[cluster]`
 /// and `[[members]]` parts.
@@ -111,58 +110,25 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Why a configuration cannot be used. The text names the file and, where there is one, the line.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}:{line}: {reason}")]
-    Value { path: PathBuf, line: usize, reason: String },
-}
-
 impl Config {
     /// Reads and checks a file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::from_text(path, &text)
+        settings::read(path)
     }
 
     /// `path` is only named in errors.
     pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Value {
-            path: path.to_owned(),
-            line: error.span().map_or(1, |span| line_of(text, span.start)),
-            reason: error.message().to_owned(),
-        })?;
-        match config.check() {
-            Ok(()) => Ok(config),
-            Err((key, reason)) => Err(ConfigError::Value {
-                path: path.to_owned(),
-                line: line_of_key(text, key),
-                reason: format!("{key}: {reason}"),
-            }),
-        }
+        settings::parse(path, text)
     }
 
     /// The file that [`Config::from_file`] reads back.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("strings, numbers, addresses and tables have a TOML form")
+        settings::to_toml(self)
     }
 
     /// The secret, from wherever it is configured.
     pub fn load_secret(&self) -> Result<[u8; 32], ConfigError> {
-        if let Some(secret) = &self.secret {
-            return Ok(secret.0);
-        }
-        let path = self.secret_file.clone().unwrap_or_default();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        parse_hex(text.trim()).ok_or_else(|| ConfigError::Value {
-            path,
-            line: 1,
-            reason: "the secret must be 64 hexadecimal digits".to_owned(),
-        })
+        settings::load_secret(self.secret.as_ref(), self.secret_file.as_deref())
     }
 
     /// How many nodes to wait for before shards are placed.
@@ -199,31 +165,7 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.secret.is_some() == self.secret_file.is_some() {
-            return Err(("secret", "give exactly one of secret and secret-file".to_owned()));
-        }
-        if !["error", "warn", "info", "debug", "trace"].contains(&self.log_level.as_str()) {
-            return Err(("log-level", "must be error, warn, info, debug or trace".to_owned()));
-        }
-        self.check_members()?;
-        let cluster = &self.cluster;
-        if let Err(reason) = holdfast_proto::parameters::check_all(&cluster.settings, |_| None) {
-            return Err(("settings", reason));
-        }
-        if !(1..=64).contains(&cluster.shards) {
-            return Err(("shards", format!("must be 1 to 64, not {}", cluster.shards)));
-        }
-        if ![1, 2, 3, 5].contains(&cluster.replicas) {
-            return Err(("replicas", format!("must be 1, 2, 3 or 5, not {}", cluster.replicas)));
-        }
-        if !(1..=1024).contains(&cluster.databases) {
-            return Err(("databases", format!("must be 1 to 1024, not {}", cluster.databases)));
-        }
-        Ok(())
-    }
-
-    fn check_members(&self) -> Result<(), (&'static str, String)> {
+    fn check_members(&self) -> Result<(), Wrong> {
         if ![1, 3, 5].contains(&self.members.len()) {
             let text = format!("there must be 1, 3 or 5 sentinels, not {}", self.members.len());
             return Err(("members", text));
@@ -249,61 +191,34 @@ impl Config {
     }
 }
 
+impl Settings for Config {
+    fn check(&self) -> Result<(), Wrong> {
+        settings::check_secret(self.secret.as_ref(), self.secret_file.as_deref())?;
+        settings::check_log_level(&self.log_level)?;
+        self.check_members()?;
+        let cluster = &self.cluster;
+        if let Err(reason) = holdfast_proto::parameters::check_all(&cluster.settings, |_| None) {
+            return Err(("settings", reason));
+        }
+        if !(1..=64).contains(&cluster.shards) {
+            return Err(("shards", format!("must be 1 to 64, not {}", cluster.shards)));
+        }
+        if ![1, 2, 3, 5].contains(&cluster.replicas) {
+            return Err(("replicas", format!("must be 1, 2, 3 or 5, not {}", cluster.replicas)));
+        }
+        if !(1..=1024).contains(&cluster.databases) {
+            return Err(("databases", format!("must be 1 to 1024, not {}", cluster.databases)));
+        }
+        Ok(())
+    }
+}
+
 fn default_log_level() -> String {
     "info".to_owned()
 }
 
 fn default_databases() -> u32 {
     16
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count()
-}
-
-fn line_of_key(text: &str, key: &str) -> usize {
-    let names = |line: &str| {
-        let line = line.trim_start().trim_start_matches('[');
-        let rest = line.strip_prefix(key).map(str::trim_start);
-        rest.is_some_and(|rest| rest.starts_with('=') || rest.starts_with(']'))
-    };
-    1 + text.lines().position(names).unwrap_or(0)
-}
-
-/// `N` bytes, written as hexadecimal digits; its `Debug` form hides them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Hex<const N: usize>(pub [u8; N]);
-
-impl<const N: usize> fmt::Debug for Hex<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl<const N: usize> Serialize for Hex<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let digits: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        serializer.serialize_str(&digits)
-    }
-}
-
-impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || D::Error::custom(format!("must be {} hexadecimal digits", 2 * N));
-        parse_hex(&text).map(Self).ok_or_else(wrong)
-    }
-}
-
-fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

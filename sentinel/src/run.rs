@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use holdfast_consensus::faults;
 use holdfast_consensus::log::engine::{RaftEngineOptions, RaftEngineStore};
+use holdfast_proto::settings::Hex;
 use holdfast_proto::v1::sentinel_server::SentinelServer;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::config::{Config, Hex};
+use crate::config::Config;
 use crate::control::Control;
 use crate::driver::{Driver, Membership};
 use crate::group::{INPUTS_MAX, Input, MetadataGroup, Published};
