@@ -35,7 +35,8 @@ pub struct ReplicaConfig {
     pub founding_voters: Vec<RaftId>,
     /// How often the shell calls `tick`; default 50 ms.
     pub tick: Duration,
-    /// Ticks between plain heartbeats of a leader; default 2 (100 ms).
+    /// Ticks between plain heartbeats of a leader; default 4 (200 ms). The rounds that renew the lease
+    /// are heartbeats too, and come more often.
     pub heartbeat_ticks: usize,
     /// Ticks without a leader after which a voter campaigns: drawn from [n, 2n); default 20
     /// (1 to 2 s). Only the backstop: sentinels start failovers much earlier.
@@ -91,7 +92,7 @@ impl ReplicaConfig {
             raft_id,
             founding_voters: Vec::new(),
             tick: Duration::from_millis(50),
-            heartbeat_ticks: 2,
+            heartbeat_ticks: 4,
             election_ticks: 20,
             lease: Duration::from_millis(250),
             lease_renewal: Duration::from_millis(100),

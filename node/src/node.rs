@@ -59,7 +59,7 @@ impl Bound {
         let bind = |name: &str, address: SocketAddr| {
             TcpListener::bind(address)
                 .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                .with_context(|| format!("{name} {address}"))
+                .with_context(|| format!("{name}: bind {address}"))
         };
         Ok(Self {
             link: bind("link-listen", config.link_listen)?,

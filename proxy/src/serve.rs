@@ -42,12 +42,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let files = tls_files(&config);
     let tls = files.as_ref().map(TlsSettings::load).transpose()?;
     let listeners = Listeners {
-        tls: bind_all(config.listen, worker_count)?,
-        plain: bind_all(config.plain_listen, worker_count)?,
+        tls: bind_all("listen", config.listen, worker_count)?,
+        plain: bind_all("plain-listen", config.plain_listen, worker_count)?,
     };
     let admin_listener = tokio::net::TcpListener::bind(config.admin_listen)
         .await
-        .with_context(|| format!("binding admin-listen {}", config.admin_listen))?;
+        .with_context(|| format!("admin-listen: bind {}", config.admin_listen))?;
     let bound = bound_addr(&listeners)?;
     let (announce_host, announce_port) = config.announced(bound);
     let client_addr = format!("{announce_host}:{announce_port}");
@@ -147,11 +147,13 @@ fn port_of(listeners: &[TcpListener]) -> u16 {
 }
 
 /// One socket per worker on the same port; the kernel spreads connections over them.
-fn bind_all(addr: Option<SocketAddr>, count: usize) -> anyhow::Result<Vec<TcpListener>> {
+fn bind_all(key: &str, addr: Option<SocketAddr>, count: usize) -> anyhow::Result<Vec<TcpListener>> {
     let Some(mut addr) = addr else { return Ok(Vec::new()) };
+    // Sockets that share a port would share it with another proxy's too.
+    drop(TcpListener::bind(addr).with_context(|| format!("{key}: bind {addr}"))?);
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
-        let listener = bind(addr).with_context(|| format!("binding {addr}"))?;
+        let listener = bind(addr).with_context(|| format!("{key}: bind {addr}"))?;
         // Port 0 was chosen by the kernel: the others take the same.
         addr = listener.local_addr()?;
         listeners.push(listener);

@@ -30,6 +30,8 @@ const SNAPSHOT_EVERY: u64 = 1024;
 const INPUTS_PER_TURN: usize = 256;
 /// Half as often as in a shard: nothing here needs a lease, and a group that idles should be cheap.
 const TICK: Duration = Duration::from_millis(100);
+/// 200 ms.
+const HEARTBEAT_TICKS: usize = 2;
 /// 0.7 to 1.4 s without a leader: sentinels hold no data that a false election could delay, and a
 /// failover of a shard may be waiting.
 const ELECTION_TICKS: usize = 7;
@@ -91,6 +93,7 @@ impl<S: LogStore> Driver<S> {
         let mut config = ReplicaConfig::new(ShardId::METADATA, own, now, clock::wall_us());
         config.founding_voters = membership.members.iter().map(|id| RaftId(*id)).collect();
         config.tick = TICK;
+        config.heartbeat_ticks = HEARTBEAT_TICKS;
         config.election_ticks = ELECTION_TICKS;
         config.lease_renewal = LEASE_RENEWAL;
         config.cache_bytes = LOG_CACHE_BYTES;

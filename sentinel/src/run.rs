@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use holdfast_consensus::faults;
 use holdfast_consensus::log::engine::{RaftEngineOptions, RaftEngineStore};
+use holdfast_consensus::{durable, faults};
 use holdfast_proto::settings::Hex;
 use holdfast_proto::v1::sentinel_server::SentinelServer;
 use rustix::fs::{FlockOperation, flock};
@@ -157,8 +157,9 @@ struct Owner {
 /// Makes the directory if needed, checks that it is ours, and locks it against a second process.
 fn open_data_dir(config: &Config) -> anyhow::Result<File> {
     let dir = &config.data_dir;
-    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-    let lock = File::create(dir.join("lock"))?;
+    let named = || format!("data-dir {}", dir.display());
+    fs::create_dir_all(dir).with_context(named)?;
+    let lock = File::create(dir.join("lock")).with_context(named)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("{} is used by another process", dir.display()))?;
     check_owner(config, &dir.join("identity.json"))?;
@@ -168,10 +169,12 @@ fn open_data_dir(config: &Config) -> anyhow::Result<File> {
 fn check_owner(config: &Config, path: &Path) -> anyhow::Result<()> {
     let own = Owner { cluster_id: config.cluster_id, sentinel: config.id };
     if !path.exists() {
-        fs::write(path, serde_json::to_vec_pretty(&own)?)?;
-        return Ok(File::open(path)?.sync_all()?);
+        let text = serde_json::to_vec_pretty(&own)?;
+        return durable::replace(path, &text).with_context(|| path.display().to_string());
     }
-    let owner: Owner = serde_json::from_slice(&fs::read(path)?)
+    let owner: Owner = fs::read(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
         .with_context(|| format!("{} cannot be read", path.display()))?;
     if owner.cluster_id != own.cluster_id {
         bail!("{} belongs to another cluster", config.data_dir.display());

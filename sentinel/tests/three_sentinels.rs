@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use holdfast_proto::sentinel_client::{ClientError, SentinelClient};
+use holdfast_proto::settings::Hex;
 use holdfast_proto::v1;
 use holdfast_sentinel::Config;
-use holdfast_sentinel::config::{ClusterConfig, Hex, Member, Password, Persistence};
+use holdfast_sentinel::config::{ClusterConfig, Member, Password, Persistence};
 use tokio::sync::oneshot;
 
 const CLUSTER: [u8; 16] = [10; 16];

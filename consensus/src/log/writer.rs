@@ -216,6 +216,8 @@ impl LogWriter {
             syncer: log_syncer,
             tails: Arc::clone(&tails),
             side: Arc::clone(&side),
+            stats: Arc::clone(&stats),
+            synced: 0,
             stopped,
         };
         let writer =
@@ -386,6 +388,9 @@ struct Syncer {
     syncer: Box<dyn LogSyncer>,
     tails: Tails,
     side: Arc<Mutex<Option<SideRecord>>>,
+    stats: Arc<LogWriterStats>,
+    /// Writes that the last sync covered.
+    synced: u64,
     stopped: Receiver<()>,
 }
 
@@ -404,6 +409,11 @@ impl Syncer {
         if self.cfg.policy == SyncPolicy::Os {
             return;
         }
+        let writes = self.stats.writes();
+        if writes == self.synced {
+            return;
+        }
+        self.synced = writes;
         // What was written before the sync began is synced when it ends.
         let tails = self.tails.lock().expect("no panic while locked").clone();
         if self.cfg.policy == SyncPolicy::EverySecond {

@@ -39,6 +39,8 @@ use std::time::{Duration, Instant};
 
 /// How often a primary looks for due keys and waits, and parked reads are looked through.
 pub(crate) const DUTY_PERIOD: Duration = Duration::from_millis(100);
+/// The same without anything that could fall due.
+const IDLE_DUTY_PERIOD: Duration = Duration::from_secs(1);
 
 /// What the executor is told.
 pub(crate) enum Input {
@@ -150,17 +152,27 @@ impl Executor {
     /// Handles what came, then does what time demands.
     pub(crate) fn turn(&mut self, inputs: &mut Vec<Input>, next_duty: &mut Instant) {
         self.replies.refresh(&self.node.links);
+        let told = !inputs.is_empty();
         for input in inputs.drain(..) {
             self.handle(input);
         }
         let now = clock::instant();
+        if told {
+            *next_duty = (*next_duty).min(now + DUTY_PERIOD);
+        }
         if now >= *next_duty || self.unblock_is_due() {
-            *next_duty = now + DUTY_PERIOD;
             self.do_duties();
+            *next_duty = now + if self.is_idle() { IDLE_DUTY_PERIOD } else { DUTY_PERIOD };
         }
         self.keep_within_memory();
         self.step_checkpoint();
         self.replies.flush();
+    }
+
+    /// Nothing falls due with time alone.
+    fn is_idle(&self) -> bool {
+        let expires = self.shared.counters.expires.load(Ordering::Relaxed);
+        self.reads.parked() == 0 && !(self.primary && expires > 0)
     }
 
     /// When the next turn is due if nothing comes before.
