@@ -5,8 +5,11 @@
 
 mod common;
 
-use common::{Client, Cluster, SECRET, wait_until};
+use common::{Client, Cluster, Link, SECRET, command, wait_until};
 use holdfast_consensus::durable::EXIT_CODE;
+use holdfast_proto::frame::{AnswerStatus, ReadOp, ReadRequest, Request, Response};
+use holdfast_proto::ids::ShardId;
+use holdfast_proto::slot::Slot;
 use holdfast_proto::v1;
 use holdfast_proto::v1::PersistenceMode;
 use std::os::unix::process::ExitStatusExt;
@@ -82,9 +85,6 @@ fn a_checkpoint_that_cannot_be_written_ends_the_process() {
     let mut client = Client::new(&topology, 1, 1);
     count(&mut client, 1, 5);
     cluster.faults(1, "full");
-    wait_until("the fault to take effect", Duration::from_secs(5), || {
-        cluster.log(1).contains("faults changed")
-    });
     let request = v1::CheckpointRequest { secret: SECRET.to_vec().into(), shard: 1 };
     let asked = cluster.control(1, async |mut control| control.checkpoint(request).await);
     assert!(asked.is_err(), "{asked:?}");
@@ -150,9 +150,6 @@ fn wrong_clocks_bend_neither_leases_nor_time() {
     count(&mut client, 1, 1);
     let ahead = client.primary();
     cluster.faults(ahead, "clock-offset-ms 3600000\nclock-rate-ppm 20000");
-    wait_until("the fault to take effect", Duration::from_secs(5), || {
-        cluster.log(ahead).contains("faults changed")
-    });
     assert_eq!(client.write(&[b"SET", b"k", b"v", b"EX", b"60"]), "+OK\r\n");
     let far = client.read(&[b"EXPIRETIME", b"k"]);
     // The clock goes back; the cluster's time does not: the key still has its minute.
@@ -161,4 +158,57 @@ fn wrong_clocks_bend_neither_leases_nor_time() {
     assert_eq!(client.read(&[b"EXPIRETIME", b"k"]), far);
     assert_eq!(client.read(&[b"GET", b"k"]), "$1\r\nv\r\n");
     assert_eq!(client.read(&[b"GET", b"n"]), "$2\r\n20\r\n");
+}
+
+/// Reads that waited in the socket of a primary that was stopped while another took over.
+#[test]
+fn a_primary_that_slept_answers_no_stale_read() {
+    let cluster = Cluster::start(3, 1, PersistenceMode::AofEverysec);
+    let topology = cluster.topology.clone();
+    let mut client = Client::new(&topology, 1, 1);
+    count(&mut client, 1, 5);
+    let old = client.primary();
+    let mut link = Link::connect(cluster.link_addr(old), old, 2).unwrap();
+    let read = |link: &mut Link, tag| {
+        let body = command(&[b"GET", b"n"]);
+        let read = ReadRequest {
+            shard: ShardId(1),
+            flags: 0,
+            db: 0,
+            slot: Slot::of_key(b"n"),
+            tag,
+            depends_on_slot: Slot::default(),
+            depends_on_seq: 0,
+            op: ReadOp::Command,
+            body,
+        };
+        link.send(&Request::Read(read)).unwrap();
+    };
+    read(&mut link, 1);
+    assert!(answer(&mut link, 1).is_some_and(|reply| reply == "$1\r\n5\r\n"));
+    cluster.signal(old, rustix::process::Signal::STOP);
+    client.link = None;
+    count(&mut client, 6, 30);
+    assert_ne!(client.primary(), old);
+    // Asked after all that was acknowledged.
+    for tag in 2..50 {
+        read(&mut link, tag);
+    }
+    cluster.signal(old, rustix::process::Signal::CONT);
+    for tag in 2..50 {
+        let reply = answer(&mut link, tag);
+        assert!(reply.as_ref().is_none_or(|reply| reply == "$2\r\n30\r\n"), "{tag}: {reply:?}");
+    }
+}
+
+/// The answer to a read; `None`: the node refused it.
+fn answer(link: &mut Link, wanted: u64) -> Option<bytes::Bytes> {
+    loop {
+        if let Response::Answer { tag, status, payload } =
+            link.receive(Duration::from_secs(10)).unwrap()
+            && tag == wanted
+        {
+            return (status == AnswerStatus::Reply).then_some(payload);
+        }
+    }
 }

@@ -204,7 +204,14 @@ impl Cluster {
 
     /// What goes wrong in a node from now on, as in `holdfast_consensus::faults`.
     pub fn faults(&self, id: u64, faults: &str) {
+        let changes = |log: &str| log.matches("faults changed").count();
+        let before = changes(&self.log(id));
         std::fs::write(self.dir(id).join("data").join("faults"), faults).unwrap();
+        if self.nodes[id as usize - 1].is_some() {
+            wait_until("the fault to take effect", Duration::from_secs(5), || {
+                changes(&self.log(id)) > before
+            });
+        }
     }
 
     /// How a node ended by itself.
@@ -221,6 +228,12 @@ impl Cluster {
 
     pub fn log(&self, id: u64) -> String {
         std::fs::read_to_string(self.dir(id).join("log")).unwrap_or_default()
+    }
+
+    pub fn signal(&self, id: u64, signal: rustix::process::Signal) {
+        let child = self.nodes[id as usize - 1].as_ref().unwrap();
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// SIGTERM, and the exit code.
