@@ -2,6 +2,8 @@
 //! no write lost or done twice, and the pause stays short. Times are printed; the tests only assert
 //! generous bounds on them, the rest strictly.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use holdfast_chaos_tests::harness::{Cluster, ClusterOptions};
 use holdfast_cli::client::Connection;
 use holdfast_proto::resp::reply::Value;
@@ -147,6 +149,14 @@ async fn read_on(
     reads
 }
 
+async fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn primary_name(cluster: &Cluster) -> String {
     cluster.wait_healthy(Duration::from_secs(30)).await.unwrap();
     let primary = cluster.primary(1).await.unwrap();
@@ -198,6 +208,14 @@ async fn traffic_goes_on_without_sentinels() {
     let took = load.all_write_on().await;
     println!("a primary killed while no sentinel answers: all writers go on after {took:?}");
     assert!(took < PAUSE_MAX, "{took:?}");
+    // The killed one comes back with the topology that it knew, and the next to die needs it.
+    let log = cluster.folder.join("logs").join(format!("{name}.log"));
+    wait_for("the killed node to serve again", || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let restarted = text.split("starting with the last topology").nth(1);
+        restarted.is_some_and(|text| text.contains("replica opened"))
+    })
+    .await;
     for name in &sentinels {
         cluster.signal(name, Signal::CONT).unwrap();
     }
@@ -212,7 +230,7 @@ async fn the_leading_sentinel_and_a_primary_die_at_once() {
     let load = Load::start(&cluster).await;
     for _ in 0..3 {
         let name = primary_name(&cluster).await;
-        let leader = cluster.status().await.unwrap().leader_sentinel;
+        let leader = cluster.status().await.unwrap().topology.unwrap().sentinel_leader;
         assert!((1..=3).contains(&leader), "{leader}");
         load.take_longest();
         cluster.signal(&format!("sentinel-{leader}"), Signal::KILL).unwrap();

@@ -1,5 +1,7 @@
 //! What stops a process at its start is told in one line that names the culprit, with exit code 1.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use crate::mailbox::Mailbox;
 use crate::open::{self, OpenError};
 use crate::pull;
 use crate::shared::{NodeShared, ShardHandle, ShardShared};
+use crate::topology_cache;
 use anyhow::Context;
 use holdfast_consensus::log::writer::LogWriterHandle;
 use holdfast_consensus::{Replica, ReplicaConfig};
@@ -52,6 +53,8 @@ pub(crate) struct Host {
     /// `None` in tests with a fixed topology.
     pub(crate) sentinels: Option<SentinelClient>,
     pub(crate) open: BTreeMap<ShardId, OpenReplica>,
+    /// Version of the topology on disk.
+    pub(crate) kept_version: u64,
 }
 
 pub(crate) struct OpenReplica {
@@ -74,17 +77,17 @@ impl Host {
                 () = again, if retry => retry = false,
             }
         }
-        self.hand_over_all().await;
+        let all: Vec<ShardId> = self.open.keys().copied().collect();
+        self.hand_over(&all).await;
         for shard in self.open.keys().copied().collect::<Vec<_>>() {
             self.close(shard).await;
         }
     }
 
     /// Before a planned end: clients then wait for a moment instead of an election.
-    async fn hand_over_all(&self) {
-        let orders: Vec<_> = self
-            .open
-            .keys()
+    async fn hand_over(&self, shards: &[ShardId]) {
+        let orders: Vec<_> = shards
+            .iter()
             .map(|&shard| {
                 let (sender, receiver) = oneshot::channel();
                 let (order, reply) = (Order::HandOver, OrderReply(sender));
@@ -93,7 +96,7 @@ impl Host {
             })
             .collect();
         for answer in orders {
-            // Whatever comes of it, this node stops.
+            // Whatever comes of it, the replica stops.
             let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, answer).await;
         }
     }
@@ -102,6 +105,9 @@ impl Host {
         match event {
             HostEvent::Restart { shard, done } => {
                 let known = self.open.contains_key(&shard);
+                if known {
+                    self.hand_over(&[shard]).await;
+                }
                 self.close(shard).await;
                 self.follow_topology().await;
                 let opened = self.open.contains_key(&shard);
@@ -136,6 +142,7 @@ impl Host {
     /// Opens and closes replicas so that they are those of the topology; false if one is missing.
     async fn follow_topology(&mut self) -> bool {
         let topology = self.topology.borrow_and_update().clone();
+        self.keep_topology(&topology).await;
         self.node.consensus.send(Input::Topology(Arc::clone(&topology)));
         let spec = Arc::new(topology.spec.clone().unwrap_or_default());
         for handle in self.node.shards.all() {
@@ -160,6 +167,19 @@ impl Host {
             }
         }
         complete
+    }
+
+    async fn keep_topology(&mut self, topology: &Arc<v1::Topology>) {
+        if self.sentinels.is_none() || topology.version <= self.kept_version {
+            return;
+        }
+        self.kept_version = topology.version;
+        let (path, topology) = (self.data.topology_file(), Arc::clone(topology));
+        let saved =
+            tokio::task::spawn_blocking(move || topology_cache::save(&path, &topology)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(%error, "the topology is not kept on disk");
+        }
     }
 
     async fn open(

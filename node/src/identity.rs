@@ -3,6 +3,7 @@
 //! ```text
 //! lock             held while a process uses the directory
 //! identity.json    {cluster-id, node-id, instance}: written once the sentinels named this node
+//! topology         the last topology heard of
 //! raft/            the log of all replicas
 //! shard-<id>/      replica.json and the checkpoints of one replica
 //! ```
@@ -61,6 +62,10 @@ impl DataDir {
 
     pub(crate) fn raft_dir(&self) -> PathBuf {
         self.path.join("raft")
+    }
+
+    pub(crate) fn topology_file(&self) -> PathBuf {
+        self.path.join("topology")
     }
 
     pub(crate) fn shard_dir(&self, shard: u32) -> PathBuf {

@@ -45,6 +45,7 @@ mod pull;
 mod shared;
 #[cfg(feature = "simulation")]
 pub mod sim;
+mod topology_cache;
 
 pub use config::Config;
 pub use holdfast_proto::settings::{ConfigError, Hex};

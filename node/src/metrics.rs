@@ -105,6 +105,20 @@ fn render(node: &NodeShared) -> String {
             let _ = writeln!(out, "{name}{{shard=\"{shard}\"}} {value}");
         }
     }
+    let followers: Vec<_> =
+        shards.iter().map(|handle| (handle.shared.shard.0, handle.shared.followers())).collect();
+    let name = "redis_connected_slaves";
+    head(&mut out, name, "gauge", "Other replicas that a primary hears.");
+    for (shard, followers) in &followers {
+        let online = followers.iter().filter(|follower| follower.online).count();
+        let _ = writeln!(out, "{name}{{shard=\"{shard}\"}} {online}");
+    }
+    let name = "redis_connected_slave_lag_seconds";
+    head(&mut out, name, "gauge", "How long a replica has been behind without progress.");
+    for (shard, follower) in followers.iter().flat_map(|(s, all)| all.iter().map(move |f| (s, f))) {
+        let (node, lag) = (follower.node.0, follower.lag.as_secs_f64());
+        let _ = writeln!(out, "{name}{{shard=\"{shard}\",node=\"{node}\"}} {lag:.3}");
+    }
     let of_process = [
         ("redis_up", "gauge", "1.", 1),
         ("redis_connected_clients", "gauge", "Links of proxy workers.", node.links.count() as u64),

@@ -9,7 +9,7 @@ use crate::identity::{DataDir, Identity};
 use crate::links::{LinkTable, Replies};
 use crate::mailbox::Mailbox;
 use crate::shared::{NodeShared, Registry, Stop, StopReason};
-use crate::{executor, heartbeat, link_server, metrics};
+use crate::{executor, heartbeat, link_server, metrics, topology_cache};
 use anyhow::Context;
 use bytes::Bytes;
 use holdfast_consensus::LogStore;
@@ -33,6 +33,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 /// Threads of the runtime for orders, checkpoint transfers, metrics and the host: one may be busy
 /// with a file while the other answers an order.
 const CONTROL_THREADS: usize = 2;
+/// Without an answer of a sentinel for this long a node starts with what it knows.
+const SENTINELS_TIMEOUT: Duration = Duration::from_secs(1);
 /// For what is under way when the process is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -120,15 +122,10 @@ impl Node {
             .build()
             .context("start the control runtime")?;
         let incarnation = clock::wall_us();
-        let cluster = control.block_on(join_cluster(
-            &config,
-            &secret,
-            &bound,
-            &data,
-            identity,
-            incarnation,
-            source,
-        ))?;
+        let stop = Stop::new();
+        let joining =
+            Joining { config: &config, secret: &secret, bound: &bound, data: &data, stop: &stop };
+        let cluster = control.block_on(joining.join(identity, incarnation, source))?;
         let consensus = Mailbox::new();
         let (log, amnesiacs) = open_log(&control, &data, &cluster, &consensus)?;
         let shared = Arc::new(NodeShared {
@@ -141,7 +138,7 @@ impl Node {
             shards: Registry::default(),
             log: log.handle(),
             checkpoints: Box::new(executor::checkpoint::Files),
-            stop: Stop::new(),
+            stop,
         });
         let starter = Starter { shared, data, control, bound, threads: Vec::new() };
         starter.start(cluster, log, amnesiacs)
@@ -208,43 +205,87 @@ struct Cluster {
     sentinels: Option<SentinelClient>,
 }
 
-async fn join_cluster(
-    config: &Config,
-    secret: &[u8; 32],
-    bound: &Bound,
-    data: &DataDir,
-    mut identity: Identity,
-    incarnation: u64,
-    source: Source,
-) -> anyhow::Result<Cluster> {
-    if let Source::Fixed { node, topology } = source {
-        return Ok(Cluster { node, topology, sentinels: None });
+/// What a node needs to find its cluster.
+struct Joining<'a> {
+    config: &'a Config,
+    secret: &'a [u8; 32],
+    bound: &'a Bound,
+    data: &'a DataDir,
+    stop: &'a Stop,
+}
+
+impl Joining<'_> {
+    async fn join(
+        self,
+        mut identity: Identity,
+        incarnation: u64,
+        source: Source,
+    ) -> anyhow::Result<Cluster> {
+        let Self { config, secret, bound, data, stop } = self;
+        if let Source::Fixed { node, topology } = source {
+            return Ok(Cluster { node, topology, sentinels: None });
+        }
+        let sentinels = SentinelClient::new(
+            config.cluster_id.0.to_vec(),
+            secret.to_vec(),
+            config.sentinels.iter().cloned(),
+        );
+        let info = v1::NodeInfo {
+            id: identity.node_id,
+            instance: identity.instance.clone(),
+            incarnation,
+            ..bound.info(config)?
+        };
+        let known = topology_cache::load(&data.topology_file(), &config.cluster_id.0);
+        let reply = match known.filter(|_| identity.node_id != 0) {
+            None => register(&sentinels, &info).await?,
+            Some(known) => {
+                let registered = register(&sentinels, &info);
+                match tokio::time::timeout(SENTINELS_TIMEOUT, registered).await {
+                    Ok(reply) => reply?,
+                    Err(_) => {
+                        let version = known.version;
+                        tracing::warn!(
+                            version,
+                            "no sentinel answers: starting with the last topology"
+                        );
+                        tokio::spawn(register_later(sentinels.clone(), info, stop.clone()));
+                        v1::RegisterNodeReply { id: identity.node_id, topology: Some(known) }
+                    }
+                }
+            }
+        };
+        if identity.node_id != reply.id {
+            identity.node_id = reply.id;
+            data.record(&identity)?;
+        }
+        tracing::info!(node = reply.id, "registered");
+        let topology = sentinels.watch_topology(reply.topology);
+        Ok(Cluster { node: NodeId(reply.id), topology, sentinels: Some(sentinels) })
     }
-    let sentinels = SentinelClient::new(
-        config.cluster_id.0.to_vec(),
-        secret.to_vec(),
-        config.sentinels.iter().cloned(),
-    );
-    let info = v1::NodeInfo {
-        id: identity.node_id,
-        instance: identity.instance.clone(),
-        incarnation,
-        ..bound.info(config)?
-    };
-    let reply = loop {
+}
+
+/// Until a sentinel has registered this node.
+async fn register(
+    sentinels: &SentinelClient,
+    info: &v1::NodeInfo,
+) -> anyhow::Result<v1::RegisterNodeReply> {
+    loop {
         match sentinels.register_node(info.clone()).await {
-            Ok(reply) => break reply,
+            Ok(reply) => return Ok(reply),
             Err(error @ ClientError::Refused(_)) => return Err(error).context("register"),
             Err(error) => tracing::warn!(%error, "no sentinel to register with, trying again"),
         }
-    };
-    if identity.node_id != reply.id {
-        identity.node_id = reply.id;
-        data.record(&identity)?;
     }
-    tracing::info!(node = reply.id, "registered");
-    let topology = sentinels.watch_topology(reply.topology);
-    Ok(Cluster { node: NodeId(reply.id), topology, sentinels: Some(sentinels) })
+}
+
+/// The sentinels must hear of this incarnation, and may know better who this node is.
+async fn register_later(sentinels: SentinelClient, info: v1::NodeInfo, stop: Stop) {
+    match register(&sentinels, &info).await {
+        Ok(reply) if reply.id == info.id => tracing::info!(node = reply.id, "registered"),
+        Ok(reply) => stop.fatal(format!("the sentinels call this node {}", reply.id)),
+        Err(error) => stop.fatal(format!("{error:#}")),
+    }
 }
 
 /// What is there while the threads start.
@@ -282,6 +323,7 @@ impl Starter {
             topology: cluster.topology,
             sentinels: cluster.sentinels,
             open: BTreeMap::new(),
+            kept_version: 0,
         };
         let host = self.control.spawn(host.run(host_events));
         let control =

@@ -100,6 +100,19 @@ pub(crate) struct ShardShared {
     /// By the executor: commands that need memory are to be refused.
     out_of_memory: AtomicBool,
     status: Mutex<v1::ReplicaStatus>,
+    followers: Mutex<Vec<Follower>>,
+}
+
+/// What a primary knows of another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Follower {
+    pub(crate) raft_id: RaftId,
+    pub(crate) node: NodeId,
+    pub(crate) online: bool,
+    /// The last entry known to be stored there.
+    pub(crate) matched: LogIndex,
+    /// For how long it has been behind without storing anything new.
+    pub(crate) lag: Duration,
 }
 
 /// Counters of one replica since the process started.
@@ -139,6 +152,7 @@ impl ShardShared {
             wake_when_applied: AtomicBool::new(false),
             out_of_memory: AtomicBool::new(false),
             status: Mutex::new(v1::ReplicaStatus::default()),
+            followers: Mutex::default(),
         }
     }
 
@@ -177,6 +191,15 @@ impl ShardShared {
 
     pub(crate) fn publish_status(&self, status: v1::ReplicaStatus) {
         *lock(&self.status) = status;
+    }
+
+    pub(crate) fn publish_followers(&self, followers: Vec<Follower>) {
+        *lock(&self.followers) = followers;
+    }
+
+    /// The other replicas, half a second old at most; none unless this one leads.
+    pub(crate) fn followers(&self) -> Vec<Follower> {
+        lock(&self.followers).clone()
     }
 
     /// As of the last tick, with the executor's figures as of now.

@@ -267,12 +267,9 @@ impl Api for Service {
         if !self.sentinel.group.leads() && self.sentinel.leader_addr().is_some() {
             return Err(self.not_leader());
         }
-        let leads = self.sentinel.group.leads();
-        Ok(Response::new(v1::StatusReply {
-            topology: Some(self.topology()),
-            nodes: self.node_statuses(),
-            leader_sentinel: if leads { self.sentinel.config.id } else { 0 },
-        }))
+        let reply =
+            v1::StatusReply { topology: Some(self.topology()), nodes: self.node_statuses() };
+        Ok(Response::new(reply))
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsReply> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_proto::sentinel_client::SentinelClient;
@@ -89,10 +90,13 @@ struct Cluster {
     client: SentinelClient,
 }
 
+/// Below the ports that the kernel gives to outgoing connections: one of those could be taken again
+/// before the process binds it.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|l| l.local_addr().unwrap().port()).collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let numbers = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let ports = numbers.map(|n| (5_000 + (std::process::id() * 61 + n) % 5_000) as u16);
+    ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -276,7 +280,8 @@ async fn kill_stop_restart_and_hand_over() {
     let report = cluster.client.failover(1, 0).await.unwrap().report.unwrap();
     eprintln!("planned: {:.1} ms", report.elected_ms);
     assert!(report.planned && report.new_node != old.1 && report.elected_ms < 500.0, "{report:?}");
-    assert_eq!(cluster.primary(1).await.1, report.new_node);
+    let there = |s: &v1::StatusReply| serving(s, 1).is_some_and(|p| p.1 == report.new_node);
+    cluster.until("the heartbeats tell of it", 5, there).await;
 
     // Without any sentinel the replicas elect among themselves.
     for sentinel in &mut cluster.sentinels {
@@ -351,4 +356,53 @@ async fn the_leading_sentinel_dies_with_a_primary_and_balance_returns() {
     };
     let took = cluster.until("each node leads one shard again", 40, balanced).await;
     eprintln!("balanced again after {took:?}");
+}
+
+/// A replica is stopped and opened again by order; another one finds that it lost what it had
+/// acknowledged while its node lives on, and is replaced by one with a new id on the same node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_restarts_by_order_and_an_amnesiac_one_is_replaced_where_it_is() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.all_served().await;
+    let (_, primary) = cluster.primary(1).await;
+    let other = 1 + primary % 3;
+    let old = cluster.primary(1).await;
+    for node in [other, primary] {
+        cluster.client.restart_replica(1, node).await.unwrap();
+        cluster.all_served().await;
+    }
+    // Handed over before the restart, not elected after it.
+    let newer = |s: &v1::StatusReply| serving(s, 1).is_some_and(|new| new.0 > old.0);
+    cluster.until("another primary serves", 10, newer).await;
+    let log = std::fs::read_to_string(&cluster.node(primary).log).unwrap();
+    assert!(log.contains("handing leadership over"), "{log}");
+    let opened = std::fs::read_to_string(&cluster.node(other).log).unwrap();
+    assert_eq!(opened.matches("replica opened").count(), 2, "{opened}");
+
+    // Its log goes while the process is down; the side record still says what it had acknowledged.
+    let (_, primary) = cluster.primary(1).await;
+    let victim = 1 + primary % 3;
+    let raft_id = |s: &v1::StatusReply| {
+        let replicas = &topology(s).shards[0].replicas;
+        replicas.iter().find(|r| r.node == victim).map(|r| (r.raft_id, r.role()))
+    };
+    let status = cluster.client.status().await.unwrap();
+    let old = raft_id(&status).unwrap().0;
+    cluster.node(victim).kill();
+    let log = cluster.data_dir(victim).join("raft");
+    for file in std::fs::read_dir(&log).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "raftlog" || e == "rewrite") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    cluster.node(victim).start();
+    let replaced = |s: &v1::StatusReply| {
+        raft_id(s).is_some_and(|(id, role)| id != old && role == v1::ReplicaRole::Voter)
+    };
+    let took = cluster.until("the amnesiac replica is replaced", 30, replaced).await;
+    eprintln!("an amnesiac replica was replaced after {took:?}");
+    cluster.all_served().await;
+    let events = cluster.client.events(0, 0).await.unwrap().events;
+    assert!(events.iter().any(|e| e.node == victim && e.kind == "replica-replaced"), "{events:?}");
 }

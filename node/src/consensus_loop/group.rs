@@ -6,7 +6,7 @@ use crate::executor;
 use crate::host::HostEvent;
 use crate::link_server::answer_chunk;
 use crate::links::{Replies, not_primary_payload};
-use crate::shared::ShardHandle;
+use crate::shared::{Follower, ShardHandle};
 use bytes::Bytes;
 use holdfast_consensus::faults::{self, Point};
 use holdfast_consensus::{
@@ -17,7 +17,7 @@ use holdfast_proto::bugs;
 use holdfast_proto::frame::{AnswerStatus, BATCH_HEADER_LEN, Response};
 use holdfast_proto::ids::{LogIndex, NodeId, RaftId, ShardId, Term};
 use holdfast_proto::v1;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const APPLY_LAG_MAX: u64 = 128;
 
 /// A new primary has better things to do than to drop lanes: it starts after 10 s.
 const RETIRE_AFTER_TICKS: u32 = 200;
+/// Half a second.
+const FOLLOWERS_EVERY_TICKS: u32 = 10;
 /// Workers retired with one tick. Each costs a look at every slot.
 const RETIRE_AT_ONCE: usize = 16;
 
@@ -127,6 +129,10 @@ pub(crate) struct Group {
     last_count: u32,
     /// Writes gather until then; `None`: they do not.
     gather_until: Option<Duration>,
+    /// How far the others were, and since when.
+    followers: BTreeMap<RaftId, (LogIndex, Duration)>,
+    /// Ticks until the others' progress is published again.
+    followers_in: u32,
     /// Orders that are done when something happens.
     awaited: Vec<(Awaited, OrderReply)>,
 }
@@ -176,6 +182,8 @@ impl Group {
             synced: parts.synced,
             last_count: 0,
             gather_until: None,
+            followers: BTreeMap::new(),
+            followers_in: 0,
             awaited: Vec::new(),
         }
     }
@@ -215,13 +223,46 @@ impl Group {
         }
     }
 
-    pub(crate) fn tick(&mut self, now: Duration, retired: &Retired) {
+    pub(crate) fn tick(&mut self, now: Duration, shell: &Shell, retired: &Retired) {
         self.replica.tick(now);
+        if self.leads {
+            self.look_at_followers(now, shell);
+        }
         if self.serves {
             self.retire(retired);
         }
         self.publish_status();
         self.tick_awaited();
+    }
+
+    /// Publishes how far the others are, for INFO and metrics.
+    fn look_at_followers(&mut self, now: Duration, shell: &Shell) {
+        if self.followers_in > 0 {
+            self.followers_in -= 1;
+            return;
+        }
+        self.followers_in = FOLLOWERS_EVERY_TICKS - 1;
+        let shared = &self.handle.shared;
+        let last = LogIndex(self.replica.status().last_index);
+        let others = self.replica.progress();
+        let others = others.iter().filter(|peer| peer.raft_id != shared.raft_id);
+        let former = std::mem::take(&mut self.followers);
+        let mut published = Vec::new();
+        for peer in others {
+            let since = match former.get(&peer.raft_id) {
+                Some((matched, since)) if *matched == peer.matched && peer.matched < last => *since,
+                _ => now,
+            };
+            self.followers.insert(peer.raft_id, (peer.matched, since));
+            published.push(Follower {
+                raft_id: peer.raft_id,
+                node: shell.node_of(shared.shard, peer.raft_id),
+                online: peer.active && !peer.snapshot,
+                matched: peer.matched,
+                lag: now.saturating_sub(since),
+            });
+        }
+        shared.publish_followers(published);
     }
 
     /// Every primary proposes all retirements anew: they do nothing the second time.
@@ -444,6 +485,8 @@ impl Group {
     /// committed, and is then found as done by its lane and seq.
     fn lose_leadership(&mut self, shell: &mut Shell) {
         self.serves = false;
+        self.followers.clear();
+        self.handle.shared.publish_followers(Vec::new());
         self.handle.shared.publish_serving(false);
         self.handle.shared.publish_lease(None);
         let payload = self.not_primary();

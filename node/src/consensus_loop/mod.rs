@@ -29,6 +29,9 @@ use tokio::sync::mpsc::UnboundedSender;
 /// The length of a Raft tick.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
+/// A turn that takes this long delays heartbeats noticeably; it takes well under a millisecond.
+const LONG_TURN: Duration = Duration::from_millis(100);
+
 /// What the consensus thread is told.
 pub(crate) enum Input {
     Writes(WriteChunk),
@@ -180,8 +183,10 @@ impl ConsensusLoop {
 
     /// Handles what came, ticks if it is time, carries out what the replicas want. True: stop.
     pub(crate) fn turn(&mut self, inputs: &mut Vec<Input>, next_tick: &mut Instant) -> bool {
+        let begun = clock::instant();
         let now = clock::monotonic();
         self.shell.replies.refresh(&self.shell.node.links);
+        let count = inputs.len();
         for input in inputs.drain(..) {
             if matches!(input, Input::Stop) {
                 return true;
@@ -199,14 +204,19 @@ impl ConsensusLoop {
         }
         for group in self.groups.values_mut() {
             if tick {
-                group.tick(now, &self.retired);
+                group.tick(now, &self.shell, &self.retired);
                 for _ in 0..missed {
-                    group.tick(now, &self.retired);
+                    group.tick(now, &self.shell, &self.retired);
                 }
             }
             group.finish_turn(now, &mut self.shell, &mut self.outputs);
         }
         self.shell.replies.flush();
+        let took = clock::since(begun);
+        if took >= LONG_TURN {
+            let ms = took.as_millis() as u64;
+            tracing::warn!(ms, inputs = count, "the consensus thread was busy or got no processor");
+        }
         false
     }
 

@@ -9,6 +9,7 @@
 
 use super::Executor;
 use crate::links::{begin_answer, finish_answer};
+use crate::shared::Follower;
 use holdfast_proto::frame::AnswerStatus;
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::resp::{encode, parse_array};
@@ -131,6 +132,19 @@ impl Executor {
         }
         let role = if self.shared.is_serving() { "primary" } else { "replica" };
         let _ = writeln!(text, "role:{role}\r");
+        let followers = self.shared.followers();
+        let online = followers.iter().filter(|follower| follower.online).count();
+        let _ = writeln!(text, "replicas_online:{online}\r");
+        for (number, follower) in followers.iter().enumerate() {
+            let Follower { raft_id, node, online, matched, lag } = follower;
+            let state = if *online { "online" } else { "offline" };
+            let (offset, lag) = (matched.0, lag.as_secs());
+            let _ = writeln!(
+                text,
+                "replica{number}:raft_id={},node={},state={state},offset={offset},lag={lag}\r",
+                raft_id.0, node.0
+            );
+        }
         for db in 0..self.engine.config().databases {
             let (keys, expires) = (self.engine.key_count(db), self.engine.expires_count(db));
             if keys > 0 {

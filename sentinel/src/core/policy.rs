@@ -20,6 +20,9 @@ const FLAP_DAMPING: Duration = Duration::from_secs(5);
 /// A node that this sentinel has never heard is not recorded as down before this: a whole cluster
 /// may be starting.
 const UNHEARD_GRACE: Duration = Duration::from_secs(10);
+/// A primary not heard for this long (three heartbeats) when another one serves was lost: the replicas
+/// elected the new one before this sentinel acted. One that is heard handed over.
+const LOST_AFTER: Duration = Duration::from_millis(300);
 /// A record that was asked for and did not appear is asked for again after this long.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,7 @@ pub struct Policy {
     /// Shards that somebody has served since this policy began. When a whole cluster starts, its
     /// shards need primaries too, but that is no failover.
     served: BTreeSet<u32>,
+    last_served: BTreeMap<u32, Primary>,
     last_failover: BTreeMap<u32, Duration>,
     primaries_asked: BTreeMap<u32, (Primary, Duration)>,
     health_asked: BTreeMap<u64, ((bool, u64), Duration)>,
@@ -123,6 +127,7 @@ impl Policy {
             self.leaderless.remove(&shard.id);
             if !self.is_busy(shard.id) {
                 self.served.insert(shard.id);
+                self.note_own_election(now, view, shard.id, primary, out);
             }
         }
         if self.is_busy(shard.id) {
@@ -148,6 +153,38 @@ impl Policy {
             _ => return,
         };
         self.start(now, view, shard.id, cause, old, last_alive, out);
+    }
+
+    /// The replicas may have elected a primary by themselves.
+    fn note_own_election(
+        &mut self,
+        now: Duration,
+        view: &ClusterView,
+        shard: u32,
+        primary: Primary,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(old) = self.last_served.insert(shard, primary) else { return };
+        if old.term >= primary.term || old.node == primary.node {
+            return;
+        }
+        let Some(node) = view.nodes.get(&old.node) else { return };
+        let ago = now.saturating_sub(node.last_reply);
+        if ago < LOST_AFTER && !view.verdict(old.node).is_down() {
+            return;
+        }
+        let elected_ms = ago.as_secs_f64() * 1000.0;
+        let report = v1::FailoverReport {
+            shard,
+            old_node: old.node,
+            new_node: primary.node,
+            term: primary.term,
+            detected_ms: elected_ms,
+            elected_ms,
+            ..Default::default()
+        };
+        self.last_failover.insert(shard, now);
+        out.push(Effect::RecordFailover { report, ago });
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -211,6 +248,7 @@ impl Policy {
         out: &mut Vec<Effect>,
     ) {
         self.leaderless.remove(&report.shard);
+        self.last_served.insert(report.shard, primary);
         if let Some(shard) = view.shard(report.shard) {
             self.record_primary(now, shard, primary, out);
         }
@@ -331,6 +369,31 @@ mod tests {
         assert_eq!(*ago, ms(300));
         assert_eq!(effects.len(), 2);
         assert_eq!(policy.busy(), 0);
+    }
+
+    #[test]
+    fn an_election_of_the_replicas_own_is_reported_and_a_hand_over_is_not() {
+        for heard_ago in [100, 700] {
+            let mut view = three_nodes();
+            let mut policy = Policy::default();
+            step(&mut policy, 1000, &view, Input::Wake);
+            view.heartbeat(ms(2000 - heard_ago), reply(1));
+            won_by_2(&mut view);
+            let effects = step(&mut policy, 2000, &view, Input::Wake);
+            let report = v1::FailoverReport {
+                shard: SHARD,
+                old_node: 1,
+                new_node: 2,
+                term: 6,
+                detected_ms: 700.0,
+                elected_ms: 700.0,
+                ..Default::default()
+            };
+            let reported = Effect::RecordFailover { report, ago: ms(700) };
+            let expected = if heard_ago < 300 { vec![] } else { vec![reported] };
+            assert_eq!(effects, expected);
+            assert_eq!(step(&mut policy, 2100, &view, Input::Wake), [], "once");
+        }
     }
 
     #[test]

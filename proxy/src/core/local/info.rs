@@ -84,7 +84,7 @@ impl WorkerCore {
         section("memory", true, self.info_memory(shards));
         section("persistence", true, self.info_persistence(shards));
         section("stats", true, self.info_stats(stats, shards));
-        section("replication", true, info_replication());
+        section("replication", true, info_replication(shards));
         section("cpu", true, info_cpu());
         section("modules", true, String::new());
         section("commandstats", false, info_commandstats(stats));
@@ -226,14 +226,21 @@ impl WorkerCore {
             let field = |name: &str| shard.get(name).map_or("", String::as_str);
             let _ = write!(
                 text,
-                "shard{}:node={},term={},applied_index={},keys={},used_memory={}\r\n",
+                "shard{}:node={},term={},applied_index={},keys={},used_memory={},replicas_online={}\r\n",
                 field("shard"),
                 field("node"),
                 field("term"),
                 field("applied_index"),
                 field("keys"),
                 field("used_memory"),
+                field("replicas_online"),
             );
+            let replicas = shard.iter().filter(|(name, _)| {
+                name.strip_prefix("replica").is_some_and(|n| n.parse::<u32>().is_ok())
+            });
+            for (name, value) in replicas {
+                let _ = write!(text, "shard{}_{name}:{value}\r\n", field("shard"));
+            }
         }
         text
     }
@@ -269,16 +276,16 @@ fn info_latencystats(stats: &Stats) -> String {
     format!("latency_percentiles_usec_all:p50={},p99={},p99.9={}\r\n", at(0.5), at(0.99), at(0.999))
 }
 
-fn info_replication() -> String {
-    // Clients see one server without replicas: copies are the cluster's own business, and a
-    // client that went looking for a replica would find none that may answer it.
+fn info_replication(shards: &ShardNumbers) -> String {
+    // How many copies the least copied shard has. None is named by address: a client that went
+    // looking for a replica would find none that may answer it.
     lines(&[
         ("role", "master".to_owned()),
-        ("connected_slaves", "0".to_owned()),
+        ("connected_slaves", shards.least("replicas_online").to_string()),
         ("master_failover_state", "no-failover".to_owned()),
         ("master_replid", "0".repeat(40)),
         ("master_replid2", "0".repeat(40)),
-        ("master_repl_offset", "0".to_owned()),
+        ("master_repl_offset", shards.sum("applied_index").to_string()),
         ("second_repl_offset", "-1".to_owned()),
         ("repl_backlog_active", "0".to_owned()),
         ("repl_backlog_size", "0".to_owned()),
