@@ -77,6 +77,8 @@ fn score_bound(text: &[u8]) -> Option<Bound<f64>> {
         [b'(', rest @ ..] => (rest, true),
         _ => (text, false),
     };
+    // Redis looks for the end of a C string: what follows a NUL is ignored.
+    let number = number.split(|&byte| byte == 0).next().unwrap_or_default();
     let number = std::str::from_utf8(number.trim_ascii_start()).ok()?;
     // Unlike other doubles, these may overflow to infinity.
     let score = match number {
@@ -178,6 +180,8 @@ impl<'a> Request<'a> {
         let (low, high) =
             if reverse && by != By::Rank { (args[1], args[0]) } else { (args[0], args[1]) };
         let interval = Interval::parse(by, low, high)?;
+        // `LIMIT offset -1` is accepted for ranks, and does nothing.
+        let limit = limit.filter(|_| by != By::Rank);
         Ok(Self { interval, reverse, with_scores, limit })
     }
 
