@@ -19,6 +19,9 @@ pub mod set;
 pub mod stream;
 pub mod zset;
 
+#[cfg(test)]
+mod memory_tests;
+
 use crate::digest::Digest;
 use hash::Hash;
 use list::List;
