@@ -39,7 +39,8 @@ pub fn keys<A: AsRef<[u8]>>(spec: &CommandSpec, args: &[A]) -> Result<KeyPositio
         "sort" => sort(args, &mut found),
         "sort_ro" => found.push(at(1, key::RO | key::ACCESS)),
         "migrate" => migrate(args, &mut found),
-        "georadius" | "georadiusbymember" => georadius(args, &mut found),
+        "georadius" => georadius(args, 6, &mut found),
+        "georadiusbymember" => georadius(args, 5, &mut found),
         "set" => found.push(at(1, set_flags(args))),
         "bitfield" => found.push(at(1, bitfield_flags(args))),
         _ => {
@@ -160,10 +161,11 @@ fn migrate<A: AsRef<[u8]>>(args: &[A], found: &mut KeyPositions) {
     found.push(at(3, flags));
 }
 
-/// `GEORADIUS key … [STORE destination | STOREDIST destination]`: the last one counts.
-fn georadius<A: AsRef<[u8]>>(args: &[A], found: &mut KeyPositions) {
+/// `GEORADIUS key … [STORE destination | STOREDIST destination]`, options from `from` on: the last one
+/// counts.
+fn georadius<A: AsRef<[u8]>>(args: &[A], from: usize, found: &mut KeyPositions) {
     let mut store = None;
-    let mut i = 5;
+    let mut i = from;
     while i + 1 < args.len() {
         if is(&args[i], "store") || is(&args[i], "storedist") {
             store = Some(i + 1);

@@ -255,6 +255,67 @@ fn the_table_says_what_a_stock_server_says() {
     assert_eq!(count as usize + 1, COMMAND_COUNT, "only WAITAOF is new in 7.2 at the top");
 }
 
+/// Arguments that look like options and counts often enough to lead a search for keys astray.
+fn keyish_args(spec: &CommandSpec, salt: u64) -> Vec<String> {
+    const WORDS: [&str; 12] =
+        ["a", "b", "1", "2", "3", "0", "STORE", "streams", "KEYS", "GET", "limit", "by"];
+    let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(spec.index);
+    let mut next = |bound: u64| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) % bound
+    };
+    let names = spec.name.split('|').map(str::to_owned);
+    let mut args: Vec<String> = names.collect();
+    let least = spec.arity.unsigned_abs() as usize;
+    let len = least + if spec.arity < 0 { next(6) as usize } else { 0 };
+    while args.len() < len {
+        args.push(WORDS[next(WORDS.len() as u64) as usize].to_owned());
+    }
+    args
+}
+
+#[test]
+fn keys_are_those_that_a_stock_server_names() {
+    let Some(mut stock) = Stock::start() else {
+        eprintln!("skipped: no redis-server in PATH");
+        return;
+    };
+    let commands = all().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
+    let mut differences = Vec::new();
+    for spec in commands.filter(|spec| spec.takes_keys()) {
+        for salt in 0..60 {
+            let args = keyish_args(spec, salt);
+            // GETKEYS names the destination given first, the command writes the one given last.
+            let stores = args.iter().filter(|arg| *arg == "STORE").count();
+            if (spec.name.starts_with("georadius") || spec.name == "sort") && stores > 1 {
+                continue;
+            }
+            let mut request = vec!["COMMAND", "GETKEYS"];
+            request.extend(args.iter().map(String::as_str));
+            let theirs = match stock.ask(&request) {
+                Value::Array(keys) => keys,
+                // Ours says what is certain, or nothing.
+                _ => continue,
+            };
+            let theirs: Vec<_> = theirs.iter().filter_map(Value::as_bytes).collect();
+            let found = keys(spec, &args).unwrap_or_default();
+            let ours: Vec<_> =
+                found.iter().map(|key| args[key.index as usize].as_bytes()).collect();
+            let show = |keys: &[&[u8]]| {
+                keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>()
+            };
+            if ours != theirs {
+                differences.push(format!(
+                    "{args:?}\n  ours {:?}\n  theirs {:?}",
+                    show(&ours),
+                    show(&theirs)
+                ));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
 #[test]
 fn unknown_names_are_nulls() {
     let mut out = Vec::new();
