@@ -6,6 +6,7 @@
 
 use crate::blocking::Waiters;
 use crate::checkpoint::Checkpoint;
+use crate::command::hyperloglog::Cardinalities;
 use crate::effect::Effects;
 use crate::entry::{Entry, EntryRef};
 use crate::error::CommandError;
@@ -47,6 +48,8 @@ pub(crate) struct Keyspace {
     checkpoint_number: u16,
     /// What others than the client are to be told.
     pub(crate) effects: Effects,
+    /// Counts of HyperLogLogs that need not be computed again; not replicated.
+    pub(crate) cardinalities: Cardinalities,
 }
 
 /// Counters of this replica since it started; not replicated.
@@ -94,6 +97,7 @@ impl Keyspace {
             checkpoint: None,
             checkpoint_number: 0,
             effects: Effects::default(),
+            cardinalities: Cardinalities::default(),
         }
     }
 
@@ -527,10 +531,14 @@ impl Keys<'_> {
 
     /// As [`Keys::find`], for an entry about to be changed in place.
     fn find_to_change(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        self.find(key)?;
-        let slot = Slot::of_key(key).index();
-        let hash = hash::hash(self.space.seed, key);
-        self.space.entry_to_change(self.db, slot, hash, key)
+        let entry: *mut Entry = self.find(key)?;
+        // SAFETY: as in `find`; the checkpoint is apart from the entries, and only reads this one.
+        unsafe {
+            if let Some(checkpoint) = &mut self.space.checkpoint {
+                checkpoint.preserve(self.db, &*entry);
+            }
+            Some(&mut *entry)
+        }
     }
 
     fn expired(&mut self, slot: usize, hash: u64, key: &[u8], at: u64) {
@@ -696,6 +704,11 @@ impl Keys<'_> {
     /// A string value as a growable buffer, created empty if the key is missing. After the change,
     /// call [`Keys::modified`].
     pub(crate) fn string_mut(&mut self, key: &[u8]) -> Result<&mut Vec<u8>, CommandError> {
+        if let Some(raw) = self.find_to_change(key).and_then(Entry::raw_mut) {
+            let raw: *mut Vec<u8> = raw;
+            // SAFETY: as in `find`: nothing was touched since.
+            return Ok(unsafe { &mut *raw });
+        }
         let (bytes, expire_at) = match self.peek(key) {
             None => (Vec::new(), None),
             Some(ValueRef::Int(value)) => {
@@ -705,13 +718,10 @@ impl Keys<'_> {
             Some(ValueRef::Str(bytes)) => (bytes.to_vec(), self.expire_at(key).flatten()),
             Some(_) => return Err(CommandError::WrongType),
         };
-        let is_raw = self.find(key).is_some_and(|entry| entry.raw_mut().is_some());
-        if !is_raw {
-            self.remove_quietly(key);
-            let (slot, hash) = self.place(key);
-            let entry = Entry::new_raw(key, bytes, expire_at);
-            self.space.insert_entry(self.db, slot, hash, entry);
-        }
+        self.remove_quietly(key);
+        let (slot, hash) = self.place(key);
+        let entry = Entry::new_raw(key, bytes, expire_at);
+        self.space.insert_entry(self.db, slot, hash, entry);
         let entry = self.find_to_change(key).expect("the key was just inserted");
         Ok(entry.raw_mut().expect("the entry is raw"))
     }

@@ -77,6 +77,22 @@ impl<'a> Reply<'a> {
         encode::double(self.out, value, false);
     }
 
+    /// A coordinate: a double in RESP3, a bulk string in RESP2, with up to 17 decimals.
+    pub(crate) fn human_double(&mut self, value: f64) {
+        let text = format!("{value:.17}");
+        let text = match text.trim_end_matches('0').trim_end_matches('.') {
+            "-0" => "0",
+            text => text,
+        };
+        if self.resp3 {
+            self.out.push(b',');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.extend_from_slice(b"\r\n");
+        } else {
+            self.bulk(text.as_bytes());
+        }
+    }
+
     /// A bulk string or null.
     pub(crate) fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {

@@ -109,10 +109,18 @@ pub(super) enum Picks {
     Repeated(usize),
 }
 
+/// Most picks with repeats. Their number is the client's alone, and a reply of billions of elements
+/// would take all of a node's memory (in Redis it does).
+const REPEATED_PICKS_MAX: usize = 1 << 24;
+
 impl Picks {
-    pub(super) fn new(count: i64) -> Self {
+    pub(super) fn new(count: i64) -> Result<Self, CommandError> {
         let picks = count.unsigned_abs() as usize;
-        if count < 0 { Self::Repeated(picks) } else { Self::Distinct(picks) }
+        match count {
+            0.. => Ok(Self::Distinct(picks)),
+            _ if picks <= REPEATED_PICKS_MAX => Ok(Self::Repeated(picks)),
+            _ => Err(CommandError::Text("ERR value is out of range")),
+        }
     }
 }
 
@@ -124,12 +132,12 @@ pub(super) fn picks_args(
     let Some((count, rest)) = args.split_first() else { return Ok(None) };
     let count = signed_arg(count)?;
     match rest {
-        [] => Ok(Some((Picks::new(count), false))),
+        [] => Ok(Some((Picks::new(count)?, false))),
         [with] if super::is_option(with, option) => {
             if count.unsigned_abs() > i64::MAX as u64 / 2 {
                 return Err(CommandError::Text("ERR value is out of range"));
             }
-            Ok(Some((Picks::new(count), true)))
+            Ok(Some((Picks::new(count)?, true)))
         }
         _ => Err(CommandError::Syntax),
     }

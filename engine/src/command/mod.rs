@@ -58,11 +58,15 @@ use crate::reply::Reply;
 use holdfast_proto::command::{self as table, CommandSpec, flag};
 use std::sync::OnceLock;
 
+mod bitfield;
+mod bitmap;
 mod collection;
 mod database;
 mod dump;
 mod expiry;
+mod geo;
 mod hash;
+pub(crate) mod hyperloglog;
 mod keys;
 mod lcs;
 mod list;
@@ -87,14 +91,13 @@ type Handler = fn(&mut Ctx<'_>, &[&[u8]]) -> CommandResult;
 
 /// One command of a family.
 pub(crate) struct Command {
-    /// In lower case, at most 16 bytes.
+    /// In lower case.
     name: &'static str,
     run: Handler,
 }
 
 impl Command {
     pub(crate) const fn new(name: &'static str, run: Handler) -> Self {
-        assert!(name.len() <= NAME_LEN_MAX);
         Self { name, run }
     }
 }
@@ -209,6 +212,10 @@ const FAMILIES: &[&[Command]] = &[
     set::COMMANDS,
     zset::COMMANDS,
     dump::COMMANDS,
+    bitmap::COMMANDS,
+    bitfield::COMMANDS,
+    hyperloglog::COMMANDS,
+    geo::COMMANDS,
     zset_combine::COMMANDS,
     zset_range::COMMANDS,
     stream::COMMANDS,
@@ -217,19 +224,23 @@ const FAMILIES: &[&[Command]] = &[
     stream_info::COMMANDS,
 ];
 
-/// Longest name of a command; shorter ones are packed into one `u128`.
+/// Longest name that is packed into one `u128`. The few longer ones are in a list.
 const NAME_LEN_MAX: usize = 16;
 /// Places of the registry, a power of two far above the number of commands.
 const REGISTRY_LEN: usize = 1024;
 
 /// An open-addressing table from packed names to commands.
-struct Registry(Box<[(u128, Option<Registered>)]>);
+struct Registry {
+    places: Box<[(u128, Option<Registered>)]>,
+    /// Commands whose names are too long for it.
+    long: Vec<Registered>,
+}
 
 impl Registry {
     fn new() -> Self {
         let mut places = Vec::new();
         places.resize_with(REGISTRY_LEN, || (0, None));
-        let mut registry = Self(places.into_boxed_slice());
+        let mut registry = Self { places: places.into_boxed_slice(), long: Vec::new() };
         for command in FAMILIES.iter().copied().flatten() {
             registry.add(command);
         }
@@ -239,21 +250,25 @@ impl Registry {
     fn add(&mut self, command: &Command) {
         let spec =
             table::lookup(command.name.as_bytes()).expect("every family's command has a spec");
-        let packed = pack(command.name.as_bytes()).expect("names are short");
+        let command = Registered { run: command.run, spec, readonly: is_readonly(spec) };
+        let Some(packed) = pack(spec.name.as_bytes()) else { return self.long.push(command) };
         let mut at = place(packed);
-        while self.0[at].1.is_some() {
+        while self.places[at].1.is_some() {
             at = (at + 1) % REGISTRY_LEN;
         }
-        let readonly = is_readonly(spec);
-        self.0[at] = (packed, Some(Registered { run: command.run, spec, readonly }));
+        self.places[at] = (packed, Some(command));
     }
 
     #[inline]
     fn find(&self, name: &[u8]) -> Option<&Registered> {
-        let packed = pack(name)?;
+        let Some(packed) = pack(name) else {
+            let same =
+                |command: &&Registered| command.spec.name.as_bytes().eq_ignore_ascii_case(name);
+            return self.long.iter().find(same);
+        };
         let mut at = place(packed);
         loop {
-            let (found, command) = &self.0[at];
+            let (found, command) = &self.places[at];
             let command = command.as_ref()?;
             if *found == packed {
                 return Some(command);
@@ -287,4 +302,36 @@ fn place(packed: u128) -> usize {
         (packed >> 64) as u64 ^ 0xd1b5_4a32_d192_ed03,
     );
     folded as usize % REGISTRY_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_proto::command::{Group, Support};
+
+    #[test]
+    fn every_data_command_of_the_table_is_here() {
+        // The proxy answers these.
+        const ELSEWHERE: [&str; 2] = ["wait", "waitaof"];
+        for spec in table::all() {
+            let is_data = matches!(
+                spec.group,
+                Group::Bitmap
+                    | Group::Generic
+                    | Group::Geo
+                    | Group::Hash
+                    | Group::Hyperloglog
+                    | Group::List
+                    | Group::Set
+                    | Group::SortedSet
+                    | Group::Stream
+                    | Group::String
+            );
+            if is_data && !ELSEWHERE.contains(&spec.name) {
+                let found = lookup(spec.name.to_ascii_uppercase().as_bytes());
+                let supported = spec.support == Support::Supported;
+                assert_eq!(found.is_some(), supported, "{}", spec.name);
+            }
+        }
+    }
 }

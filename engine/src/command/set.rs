@@ -181,7 +181,7 @@ fn spop_many(ctx: &mut Ctx<'_>, key: &[u8], count: usize) -> CommandResult {
 fn srandmember(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let picks = match args {
         [_, _] => None,
-        [_, _, count] => Some(Picks::new(signed_arg(count)?)),
+        [_, _, count] => Some(Picks::new(signed_arg(count)?)?),
         _ => return Err(CommandError::Syntax),
     };
     let Some(set) = ctx.keys.set(args[1])? else {

@@ -10,6 +10,7 @@ use crate::random::Rng;
 use crate::reply::Reply;
 use crate::value::packed::Item;
 use crate::value::zset::{Inserted, ZSet};
+use smallvec::SmallVec;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("bzmpop", bzmpop),
@@ -103,17 +104,41 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], increment: bool) -> CommandResult {
         return Err(CommandError::Syntax);
     }
     options.check(pairs.len())?;
-    let scores = pairs.iter().map(|[score, _]| float_arg(score)).collect::<Result<Vec<_>, _>>()?;
-    if ctx.keys.zset_mut(args[1])?.is_none() && options.only_existing {
+    let pairs = pairs.iter().map(|&[score, member]| Ok((float_arg(score)?, member)));
+    let pairs = pairs.collect::<Result<SmallVec<[(f64, &[u8]); 2]>, CommandError>>()?;
+    add_members(ctx, args[1], &options, &pairs)
+}
+
+/// ZADD with these options (NX, XX, CH) in front of scores that are numbers already: GEOADD.
+pub(super) fn add_scored(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    options: &[&[u8]],
+    pairs: &[(f64, &[u8])],
+) -> CommandResult {
+    let (options, _) = AddOptions::parse(options, false)?;
+    if pairs.is_empty() {
+        return Err(CommandError::Syntax);
+    }
+    add_members(ctx, key, &options, pairs)
+}
+
+fn add_members(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    options: &AddOptions,
+    pairs: &[(f64, &[u8])],
+) -> CommandResult {
+    if ctx.keys.zset_mut(key)?.is_none() && options.only_existing {
         match options.increment {
             true => ctx.reply.null(),
             false => ctx.reply.int(0),
         }
         return Ok(());
     }
-    let zset = ctx.keys.zset_or_new(args[1])?;
+    let zset = ctx.keys.zset_or_new(key)?;
     let (mut added, mut moved, mut last) = (0, 0, None);
-    for ([_, member], given) in pairs.iter().zip(scores) {
+    for &(given, member) in pairs {
         last = options.new_score(zset.score(member), given)?;
         let Some(score) = last else { continue };
         match zset.insert(member, score, ctx.limits) {
@@ -123,7 +148,7 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], increment: bool) -> CommandResult {
         }
     }
     if added + moved > 0 || zset.is_empty() {
-        ctx.keys.modified(args[1]);
+        ctx.keys.modified(key);
     }
     match (options.increment, last) {
         (true, Some(score)) => ctx.reply.double(without_sign_of_zero(score)),

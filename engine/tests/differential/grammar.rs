@@ -16,6 +16,9 @@ pub(crate) const FAMILIES: &[(&str, &str)] = &[
     ("sets", include_str!("templates/sets.txt")),
     ("zsets", include_str!("templates/zsets.txt")),
     ("streams", include_str!("templates/streams.txt")),
+    ("bitmaps", include_str!("templates/bitmaps.txt")),
+    ("hyperloglogs", include_str!("templates/hyperloglogs.txt")),
+    ("geo", include_str!("templates/geo.txt")),
 ];
 
 pub(crate) type Args = Vec<Vec<u8>>;
@@ -186,6 +189,8 @@ impl Generator<'_> {
         // Not a small number where a time may be meant: the key would vanish at a moment of its own.
         let name = args[0].to_ascii_uppercase();
         let timed = name == b"SET" || name.windows(2).any(|w| w == b"EX") || name == b"RESTORE";
+        // Nor a number that is a legal offset of a bit, hundreds of megabytes away.
+        let timed = timed || name == b"SETBIT" || name == b"BITFIELD";
         let blocks = name.starts_with(b"B") || name.starts_with(b"XREAD");
         let kind = match (timed, blocks) {
             (true, _) => 'a',
@@ -210,7 +215,9 @@ impl Generator<'_> {
     /// `t` seconds, `p` milliseconds, `u` Unix seconds, `w` Unix milliseconds (`U`, `W`: maybe past), `m` pattern,
     /// `j` stream, `I` id for XADD, `q` id, `Q` end of an interval, `G` group, `C` consumer, `N` a `>`, `B` block
     /// timeout in milliseconds, `o` block timeout, `n` database, `r` small index, `g` pattern of SORT,
-    /// `a` absurd.
+    /// `a` absurd. Bitmaps: `A` offset, `E` bad offset, `F` type of a field, `M` its offset.
+    /// `H` HyperLogLog, `P` one of many elements, `J` value of a strange one. Geo: `R` key of points, `Z` key of what was found, `O`
+    /// longitude, `L` latitude, `K` radius, `D` unit.
     pub(crate) fn argument(&mut self, kind: char) -> Vec<u8> {
         match kind {
             's' | 'h' | 'l' | 'e' | 'z' | 'y' | 'j' | 'k' => self.key(kind),
@@ -235,8 +242,87 @@ impl Generator<'_> {
             'm' => self
                 .pick(&["*", "f*", "?1", "[a-z]*", "f[^1]", "*1*", "\\*", "[", "x", "", "z[0-9]"]),
             'o' => self.pick(&["0.001", "0.002", "0.003", "-1", "x", "1e400", "nan", "0x1p-6"]),
+            'H' => format!("{}p{}", self.key_prefix, self.rng.below(4)).into_bytes(),
+            'R' => format!("{}o{}", self.key_prefix, self.rng.below(3)).into_bytes(),
+            'Z' => format!("{}d{}", self.key_prefix, self.rng.below(3)).into_bytes(),
+            'J' => self.strange_hyperloglog(),
+            'P' => self.rng.below(100_000).to_string().into_bytes(),
+            'A' | 'E' | 'F' | 'M' => self.bits(kind),
+            'O' | 'L' | 'K' | 'D' => self.geography(kind),
             'n' => self.pick(&["0", "0", "1", "1", "2", "15", "16", "-1", "x", "99999999999"]),
             other => panic!("unknown kind of argument: {other}"),
+        }
+    }
+
+    fn bits(&mut self, kind: char) -> Vec<u8> {
+        const BAD: &[&str] =
+            &["-1", "4294967296", "abc", "", "1.5", " 1", "9223372036854775807", "#1", "+1", "01"];
+        match kind {
+            'E' => self.pick(BAD),
+            'A' if self.rng.one_in(12) => self.rng.below(70_000).to_string().into_bytes(),
+            'A' => self.rng.below(130).to_string().into_bytes(),
+            'M' if self.rng.one_in(25) => {
+                self.pick(&["#-1", "#", "#9223372036854775807", "##1", "-1", "x", "4294967296"])
+            }
+            'M' if self.rng.one_in(3) => format!("#{}", self.rng.below(12)).into_bytes(),
+            'M' => self.rng.below(130).to_string().into_bytes(),
+            _ if self.rng.one_in(25) => {
+                self.pick(&["u64", "i65", "i0", "x8", "i", "i08", "u-1", "", "I8", "u 8", "8"])
+            }
+            _ if self.rng.one_in(2) => self.pick(&["i8", "u8", "i16", "u4", "i64", "u63", "i1"]),
+            _ if self.rng.one_in(2) => format!("i{}", 1 + self.rng.below(64)).into_bytes(),
+            _ => format!("u{}", 1 + self.rng.below(63)).into_bytes(),
+        }
+    }
+
+    /// A header without a cached count, and registers that may make sense.
+    fn strange_hyperloglog(&mut self) -> Vec<u8> {
+        let mut value = b"HYLL\x01\0\0\0\0\0\0\0\0\0\0\x80".to_vec();
+        match self.rng.below(8) {
+            0 => value[4] = 2,
+            1 => {
+                value[4] = 0;
+                let fill = self.rng.next() as u8;
+                value.resize(16 + 12288 - self.rng.below(2), fill);
+                return value;
+            }
+            2 => value.truncate(self.rng.below(17)),
+            _ => {}
+        }
+        let mut left = 16384;
+        while left > 0 && !self.rng.one_in(200) {
+            let len = match self.rng.below(6) {
+                0 => 1 + self.rng.below(left),
+                1 => 1 + self.rng.below(left.min(64)),
+                _ => 1 + self.rng.below(left.min(4)),
+            };
+            match len {
+                65.. => value.extend([0x40 | ((len - 1) >> 8) as u8, (len - 1) as u8]),
+                5.. => value.push((len - 1) as u8),
+                _ => value.push(0x80 | (self.rng.below(32) << 2) as u8 | (len - 1) as u8),
+            }
+            left -= len;
+        }
+        value
+    }
+
+    fn geography(&mut self, kind: char) -> Vec<u8> {
+        let unit = |rng: &mut Rng| rng.below(1 << 30) as f64 / (1u32 << 30) as f64;
+        let near = self.rng.below(3) > 0;
+        let odd = self.rng.one_in(40);
+        match kind {
+            'O' if odd => self.pick(&["180", "-180", "180.0001", "0", "-0", "abc", "inf", "nan"]),
+            'L' if odd => {
+                self.pick(&["85.05112878", "-85.05112878", "85.06", "-90", "0", "", "1e400"])
+            }
+            'O' if near => format!("{:.7}", 13.0 + unit(self.rng) * 2.0).into_bytes(),
+            'L' if near => format!("{:.7}", 37.0 + unit(self.rng) * 2.0).into_bytes(),
+            'O' => format!("{:.7}", unit(self.rng) * 360.0 - 180.0).into_bytes(),
+            'L' => format!("{:.7}", unit(self.rng) * 170.0 - 85.0).into_bytes(),
+            'K' if odd => self.pick(&["-1", "abc", "", "inf", "1e20", "-0", "nan", "0"]),
+            'K' => format!("{:.3}", 10f64.powf(unit(self.rng) * 7.0)).into_bytes(),
+            _ if odd => self.pick(&["x", "", "kmm", "k"]),
+            _ => self.pick(&["m", "km", "ft", "mi", "KM", "Mi", "m", "m"]),
         }
     }
 

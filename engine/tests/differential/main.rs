@@ -6,7 +6,7 @@
 //! - `HOLDFAST_DIFF_SEQUENCES`: how many sequences (default 300).
 //! - `HOLDFAST_DIFF_LENGTH`: steps in each (default 120).
 //! - `HOLDFAST_DIFF_FAMILIES`: a comma-separated choice of strings, keys, hashes, lists, sets, zsets,
-//!   streams.
+//!   streams, bitmaps, hyperloglogs, geo.
 //! - `HOLDFAST_DIFF_ENDPOINT`: `host:port` of a server to compare instead of the engine. It is emptied!
 //! - `HOLDFAST_DIFF_KEY_PREFIX`: before every key, such as `{t}` to keep to one slot.
 //! - `HOLDFAST_DIFF_FAILURES`: how many distinct failures to collect before giving up (default 1).

@@ -12,7 +12,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Count set bits in a string",
             since: "2.6.0", complexity: Some("O(N)"),
@@ -43,7 +43,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS | key::UPDATE | key::VARIABLE_FLAGS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: Some("This command allows both access and modification of the key") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Perform arbitrary bitfield integer operations on strings",
             since: "3.2.0", complexity: Some("O(1) for each subcommand specified"),
@@ -89,7 +89,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD",
             since: "6.0.0", complexity: Some("O(1) for each subcommand specified"),
@@ -115,7 +115,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(3), find: Find::Range { last: -1, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Perform bitwise operations between strings",
             since: "2.6.0", complexity: Some("O(N)"),
@@ -138,7 +138,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Find first bit set or clear in a string",
             since: "2.8.7", complexity: Some("O(N)"),
@@ -172,7 +172,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Returns the bit value at offset in the string value stored at key",
             since: "2.2.0", complexity: Some("O(1)"),
@@ -194,7 +194,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Sets or clears the bit at offset in the string value stored at key",
             since: "2.2.0", complexity: Some("O(1)"),

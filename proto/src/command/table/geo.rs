@@ -12,7 +12,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::UPDATE), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Add one or more geospatial items in the geospatial index represented using a sorted set",
             since: "3.2.0", complexity: Some("O(log(N)) for each item added, where N is the number of elements in the sorted set."),
@@ -45,7 +45,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Returns the distance between two members of a geospatial index",
             since: "3.2.0", complexity: Some("O(log(N))"),
@@ -74,7 +74,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Returns members of a geospatial index as standard geohash strings",
             since: "3.2.0", complexity: Some("O(log(N)) for each member requested, where N is the number of elements in the sorted set."),
@@ -96,7 +96,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Returns longitude and latitude of members of a geospatial index",
             since: "3.2.0", complexity: Some("O(N) where N is the number of members requested."),
@@ -120,7 +120,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::OW | key::UPDATE), begin: Begin::Keyword("STOREDIST", 6), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Query a sorted set representing a geospatial index to fetch members matching a given maximum distance from a point",
             since: "3.2.0", complexity: Some("O(N+log(M)) where N is the number of elements inside the bounding box of the circular area delimited by center and radius and M is the number of items inside the index."),
@@ -167,7 +167,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A read-only variant for GEORADIUS",
             since: "3.2.10", complexity: Some("O(N+log(M)) where N is the number of elements inside the bounding box of the circular area delimited by center and radius and M is the number of items inside the index."),
@@ -213,7 +213,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::OW | key::UPDATE), begin: Begin::Keyword("STOREDIST", 5), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Query a sorted set representing a geospatial index to fetch members matching a given maximum distance from a member",
             since: "3.2.0", complexity: Some("O(N+log(M)) where N is the number of elements inside the bounding box of the circular area delimited by center and radius and M is the number of items inside the index."),
@@ -258,7 +258,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A read-only variant for GEORADIUSBYMEMBER",
             since: "3.2.10", complexity: Some("O(N+log(M)) where N is the number of elements inside the bounding box of the circular area delimited by center and radius and M is the number of items inside the index."),
@@ -299,7 +299,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Query a sorted set representing a geospatial index to fetch members inside an area of a box or a circle.",
             since: "6.2.0", complexity: Some("O(N+log(M)) where N is the number of elements in the grid-aligned bounding box area around the shape provided as the filter and M is the number of items inside the shape"),
@@ -362,7 +362,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Query a sorted set representing a geospatial index to fetch members inside an area of a box or a circle, and store the result in another key.",
             since: "6.2.0", complexity: Some("O(N+log(M)) where N is the number of elements in the grid-aligned bounding box area around the shape provided as the filter and M is the number of items inside the shape"),

@@ -12,7 +12,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::INSERT), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Adds the specified elements to the specified HyperLogLog.",
             since: "2.8.9", complexity: Some("O(1) to add every element."),
@@ -34,7 +34,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS), begin: Begin::Index(1), find: Find::Range { last: -1, step: 1, limit: 0 }, notes: Some("RW because it may change the internal representation of the key, and propagate to replicas") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Return the approximated cardinality of the set(s) observed by the HyperLogLog at key(s).",
             since: "2.8.9", complexity: Some("O(1) with a very small average constant time when called with a single key. O(N) with N being the number of keys, and much bigger constant times, when called with multiple keys."),
@@ -55,7 +55,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::Refused,
+        support: Support::Supported,
         docs: Docs {
             summary: "Internal commands for debugging HyperLogLog values",
             since: "2.8.9", complexity: Some("N/A"),
@@ -79,7 +79,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::Range { last: -1, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Merge N different HyperLogLogs into a single one.",
             since: "2.8.9", complexity: Some("O(N) to merge N HyperLogLogs, but with high constant times."),
@@ -99,7 +99,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::Refused,
+        support: Support::Supported,
         docs: Docs {
             summary: "An internal command for testing HyperLogLog values",
             since: "2.8.9", complexity: Some("N/A"),
