@@ -7,6 +7,7 @@
 pub mod describe;
 pub mod docs;
 mod keys;
+pub mod notes;
 mod spec;
 mod table;
 

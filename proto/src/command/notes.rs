@@ -1,0 +1,90 @@
+//! What there is to say about single commands: where they differ from Redis 7.2, why they are refused.
+//! The page `docs/commands.md` is made of this and of the table (`proto/tests/commands_page.rs`).
+
+/// Supported commands that behave otherwise than Redis's, sorted by name. Details and reasons are in
+/// `docs/differences.md`.
+pub const DIFFERENCES: &[(&str, &str)] = &[
+    (
+        "bitfield",
+        "reads through it are writes of the log, as the command may write; BITFIELD_RO is not",
+    ),
+    ("client|no-evict", "accepted; the proxy evicts no clients for memory"),
+    ("cluster|info", "the view of one node that owns every slot: the proxy"),
+    ("cluster|links", "empty: the proxy has no cluster bus"),
+    ("cluster|nodes", "the view of one node that owns every slot: the proxy"),
+    ("cluster|shards", "the view of one node that owns every slot: the proxy"),
+    ("cluster|slots", "the view of one node that owns every slot: the proxy"),
+    ("config|get", "parameters that mean something here"),
+    ("config|set", "parameters that mean something here; stored in the cluster's metadata"),
+    ("exec", "after FLUSHALL, FLUSHDB or SWAPDB fails if anything was watched"),
+    (
+        "georadius",
+        "stored distances may differ in the 16th digit: sines are the same on every machine",
+    ),
+    ("georadiusbymember", "as GEORADIUS"),
+    ("geosearchstore", "as GEORADIUS"),
+    ("keys", "over all shards, in any order"),
+    ("lastsave", "the time of the shards' last checkpoints"),
+    ("memory|usage", "bytes of this engine's layout"),
+    ("move", "both databases' copies of a key are in one slot, so it stays on its shard"),
+    (
+        "mset",
+        "over several shards: atomic on each shard only, unless `strict-multi-key` refuses it",
+    ),
+    ("object|encoding", "of strings: follows from the content"),
+    ("object|idletime", "of the primary; begins anew with a failover"),
+    ("object|refcount", "1: values are not shared"),
+    ("pfadd", "same bytes as Redis, except the cached cardinality"),
+    ("pfcount", "does not write the computed cardinality into the value; remembers it beside"),
+    ("pfselftest", "tests this implementation"),
+    ("role", "the proxy's view: a master"),
+    ("scan", "over all shards; cursors are the proxy's"),
+    ("sort", "elements of equal weight are in order of their bytes"),
+    ("sort_ro", "as SORT"),
+    ("swapdb", "clients woken by it are served in the order of their keys"),
+    ("wait", "every acknowledged write is on a majority already: answers at once"),
+    ("waitaof", "as WAIT"),
+];
+
+/// Why commands are refused, sorted by name. A container's reason counts for its subcommands.
+pub const REFUSALS: &[(&str, &str)] = &[
+    ("asking", "slots move behind the proxy; clients are never redirected"),
+    ("bgrewriteaof", "the log is cut after checkpoints, by itself"),
+    ("bgsave", "checkpoints are taken by schedule and by the operator"),
+    ("cluster|addslots", TOPOLOGY),
+    ("cluster|addslotsrange", TOPOLOGY),
+    ("cluster|bumpepoch", TOPOLOGY),
+    ("cluster|count-failure-reports", TOPOLOGY),
+    ("cluster|delslots", TOPOLOGY),
+    ("cluster|delslotsrange", TOPOLOGY),
+    ("cluster|failover", TOPOLOGY),
+    ("cluster|flushslots", TOPOLOGY),
+    ("cluster|forget", TOPOLOGY),
+    ("cluster|meet", TOPOLOGY),
+    ("cluster|replicate", TOPOLOGY),
+    ("cluster|reset", TOPOLOGY),
+    ("cluster|saveconfig", TOPOLOGY),
+    ("cluster|set-config-epoch", TOPOLOGY),
+    ("cluster|setslot", TOPOLOGY),
+    ("failover", "`holdfast failover` hands a shard over"),
+    ("migrate", "slots are moved by the operator, keys by DUMP and RESTORE"),
+    ("module", "no code is loaded into the nodes"),
+    ("psync", REPLICATION),
+    ("replconf", REPLICATION),
+    ("replicaof", REPLICATION),
+    ("restore-asking", "slots move behind the proxy; clients are never redirected"),
+    ("save", "checkpoints are taken by schedule and by the operator"),
+    ("shutdown", "processes belong to the operator, not to clients"),
+    ("slaveof", REPLICATION),
+    ("sync", REPLICATION),
+];
+
+const TOPOLOGY: &str =
+    "nodes and slots are the sentinels' business; `holdfast` is the operator's tool";
+const REPLICATION: &str = "replicas follow the shard's log, not another server";
+
+/// What is to be said about a command: of the list, by its name or its container's.
+pub fn note(list: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+    let find = |name: &str| list.iter().find(|(noted, _)| *noted == name).map(|(_, note)| *note);
+    find(name).or_else(|| find(name.split('|').next().unwrap_or(name)))
+}
