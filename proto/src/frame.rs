@@ -89,6 +89,9 @@ pub mod flags {
     /// so commands that need memory are answered with an error. Part of the record, for every
     /// replica must decide alike.
     pub const OUT_OF_MEMORY: u8 = 1 << 3;
+    /// Scripts may touch only keys of the frame's slot (with [`KEYLESS`]: none): keys of other
+    /// slots may live on other shards.
+    pub const ONE_SLOT: u8 = 1 << 4;
 }
 
 /// Header of a command record. The layout, in order: op u8, flags u8, db u16, slot u16, reserved

@@ -4,8 +4,8 @@
 //! between proxies and nodes and the command record that is also the unit of the replicated log;
 //! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command and
 //! [`parameters`] that of CONFIG's parameters; [`acl`] says what users may do;
-//! [`sentinel_client`] calls the sentinels' service and follows the cluster's topology;
-//! [`settings`] is what all configuration files have in common;
+//! [`sha1`] names scripts; [`sentinel_client`] calls the sentinels' service and follows the cluster's
+//! topology; [`settings`] is what all configuration files have in common;
 //! [`v1`] holds the gRPC services and messages generated from `proto/holdfast.proto`.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod parameters;
 pub mod resp;
 pub mod sentinel_client;
 pub mod settings;
+pub mod sha1;
 pub mod slot;
 
 /// gRPC services and messages (generated from `proto/holdfast.proto`).

@@ -78,13 +78,13 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 
 # --- Which commands work here. ---
 
-NOT_YET_GROUPS = {"scripting", "pubsub"}
+NOT_YET_GROUPS = {"pubsub"}
 NOT_YET = set("""
 monitor debug client|tracking client|trackinginfo client|caching client|getredir
 """.split())
 REFUSED = set("""
 replicaof slaveof sync psync replconf module failover shutdown save bgsave bgrewriteaof migrate
-restore-asking asking
+restore-asking asking script|debug
 cluster|addslots cluster|addslotsrange cluster|bumpepoch cluster|count-failure-reports
 cluster|delslots cluster|delslotsrange cluster|failover cluster|flushslots cluster|forget
 cluster|meet cluster|replicate cluster|reset cluster|saveconfig cluster|set-config-epoch

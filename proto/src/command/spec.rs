@@ -45,6 +45,13 @@ impl CommandSpec {
         self.flags.has(flag::WRITE)
     }
 
+    /// Changes the replicated state, or may: it has to go through the log. Besides writes these are
+    /// scripts that are not declared read-only, and what changes the cache of scripts.
+    pub fn is_logged(&self) -> bool {
+        self.is_write()
+            || matches!(self.name, "eval" | "evalsha" | "fcall" | "script|load" | "script|flush")
+    }
+
     pub fn is_readonly(&self) -> bool {
         self.flags.has(flag::READONLY)
     }

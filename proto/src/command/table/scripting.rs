@@ -12,7 +12,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS | key::UPDATE), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: Some("We cannot tell how the keys will be used so we assume the worst, RW and UPDATE") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Execute a Lua script server side",
             since: "2.6.0", complexity: Some("Depends on the script that is executed."),
@@ -36,7 +36,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: Some("We cannot tell how the keys will be used so we assume the worst, RO and ACCESS") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Execute a read-only Lua script server side",
             since: "7.0.0", complexity: Some("Depends on the script that is executed."),
@@ -60,7 +60,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS | key::UPDATE), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Execute a Lua script server side",
             since: "2.6.0", complexity: Some("Depends on the script that is executed."),
@@ -84,7 +84,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Execute a read-only Lua script server side",
             since: "7.0.0", complexity: Some("Depends on the script that is executed."),
@@ -108,7 +108,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RW | key::ACCESS | key::UPDATE), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: Some("We cannot tell how the keys will be used so we assume the worst, RW and UPDATE") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Invoke a function",
             since: "7.0.0", complexity: Some("Depends on the function that is executed."),
@@ -132,7 +132,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::RO | key::ACCESS), begin: Begin::Index(2), find: Find::KeyNum { index: 0, first: 1, step: 1 }, notes: Some("We cannot tell how the keys will be used so we assume the worst, RO and ACCESS") },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Invoke a read-only function",
             since: "7.0.0", complexity: Some("Depends on the function that is executed."),
@@ -154,7 +154,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for function commands",
             since: "7.0.0", complexity: Some("Depends on subcommand."),
@@ -170,7 +170,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Delete a function by name",
                     since: "7.0.0", complexity: Some("O(1)"),
@@ -189,7 +189,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Dump all functions into a serialized binary payload",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of functions"),
@@ -206,7 +206,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Deleting all functions",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of functions deleted"),
@@ -228,7 +228,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "7.0.0", complexity: Some("O(1)"),
@@ -245,7 +245,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:one_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Kill the function currently in execution.",
                     since: "7.0.0", complexity: Some("O(1)"),
@@ -262,7 +262,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output_order"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List information about all the functions",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of functions"),
@@ -282,7 +282,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Create a function with the given arguments (name, code, description)",
                     since: "7.0.0", complexity: Some("O(1) (considering compilation time is redundant)"),
@@ -302,7 +302,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Restore all the functions on the given payload",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of functions on the payload"),
@@ -326,7 +326,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return information about the function currently running (name, description, duration)",
                     since: "7.0.0", complexity: Some("O(1)"),
@@ -345,7 +345,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for Lua scripts management commands",
             since: "2.6.0", complexity: Some("Depends on subcommand."),
@@ -361,7 +361,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Refused,
                 docs: Docs {
                     summary: "Set the debug mode for executed scripts.",
                     since: "3.2.0", complexity: Some("O(1)"),
@@ -384,7 +384,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:agg_logical_and"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Check existence of scripts in the script cache.",
                     since: "2.6.0", complexity: Some("O(N) with N being the number of scripts to check (so checking a single script is an O(1) operation)."),
@@ -403,7 +403,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Remove all the scripts from the script cache.",
                     since: "2.6.0", complexity: Some("O(N) with N being the number of scripts in cache"),
@@ -427,7 +427,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "5.0.0", complexity: Some("O(1)"),
@@ -444,7 +444,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_shards", "response_policy:one_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Kill the script currently in execution.",
                     since: "2.6.0", complexity: Some("O(1)"),
@@ -461,7 +461,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Load the specified Lua script into the script cache.",
                     since: "2.6.0", complexity: Some("O(N) with N being the length in bytes of the script body."),
