@@ -8,6 +8,9 @@ pub struct EngineConfig {
     pub databases: u16,
     /// Secret key of every hash table, against crafted collisions. Part of the replicated state.
     pub hash_seed: u64,
+    /// Instructions after which a script is stopped. All replicas count alike; a figure that differs
+    /// between them would let their states differ. Larger lets one client hold up a shard for longer.
+    pub script_budget: u64,
     /// When the packed encodings give way to the big ones; the defaults are those of Redis 7.2.
     pub limits: EncodingLimits,
 }
@@ -25,6 +28,10 @@ pub struct EncodingLimits {
     pub zset_max_listpack_entries: usize,
     pub zset_max_listpack_value: usize,
 }
+
+/// About five seconds of a core of today (1e8 instructions per second), like the five seconds after
+/// which Redis calls itself busy.
+pub const SCRIPT_BUDGET_DEFAULT: u64 = 500_000_000;
 
 impl EncodingLimits {
     /// The defaults of Redis 7.2.
@@ -48,6 +55,11 @@ impl Default for EncodingLimits {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { databases: 16, hash_seed: 0x9e37_79b9_7f4a_7c15, limits: EncodingLimits::REDIS }
+        Self {
+            databases: 16,
+            hash_seed: 0x9e37_79b9_7f4a_7c15,
+            script_budget: SCRIPT_BUDGET_DEFAULT,
+            limits: EncodingLimits::REDIS,
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::lane::{Admission, Kept, Lanes};
 use crate::outcome::Outcomes;
 use crate::random::Rng;
 use crate::reply::Reply;
+use crate::script::Scope;
 use crate::value::ValueRef;
 use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::{
@@ -83,7 +84,7 @@ struct Place {
 
 impl Engine {
     pub fn new(cfg: EngineConfig) -> Self {
-        let space = Keyspace::new(cfg.databases, cfg.hash_seed);
+        let space = Keyspace::new(cfg.databases, cfg.hash_seed, cfg.script_budget);
         let read_rng = Rng::new(cfg.hash_seed, 0, 0);
         Self {
             cfg,
@@ -184,7 +185,7 @@ impl Engine {
             Reply::new(out, resp3).error(&command::unknown(args).to_string());
             return ReadOutcome::Done;
         };
-        if !command.readonly {
+        if !command.is_readonly(args) {
             return ReadOutcome::NotReadOnly;
         }
         self.commands += 1;
@@ -235,6 +236,12 @@ impl Engine {
             out.extend_from_slice(&version.to_le_bytes());
         }
         ReadOutcome::Done
+    }
+
+    /// Says which keys scripts of the next read may touch: `flags` and `slot` are those of its frame.
+    /// (Records say it themselves.)
+    pub fn confine_scripts(&mut self, frame_flags: u8, slot: Slot) {
+        self.space.scripting.scope = Scope::of_frame(frame_flags, slot);
     }
 
     /// The seq that a lane expects next: everything below is applied. `None` if the lane is not
@@ -298,7 +305,10 @@ impl Engine {
 
     /// Bytes of data and of the records kept beside it. In constant time.
     pub fn memory_used(&self) -> usize {
-        self.space.memory() + self.lanes.memory() + self.space.waiters.memory()
+        self.space.memory()
+            + self.lanes.memory()
+            + self.space.waiters.memory()
+            + self.space.scripting.memory()
     }
 
     pub fn key_count(&self, db: u16) -> u64 {
@@ -351,6 +361,13 @@ impl Engine {
             digest.number(u64::from(waiter.name.slot.get()));
             digest.number(waiter.name.seq);
         }
+        for sha in self.space.scripting.cache.names() {
+            digest.bytes(sha);
+        }
+        for (name, library) in self.space.scripting.libraries.iter() {
+            digest.bytes(name);
+            digest.bytes(&library.code);
+        }
         digest.number(self.time_ms);
         digest.finish()
     }
@@ -395,6 +412,7 @@ impl Engine {
         position: &mut u32,
     ) {
         let RecordHeader { slot, worker, seq, tag, .. } = *header;
+        self.confine_scripts(header.flags, slot);
         let mut start = out.buf.len();
         let request = if usize::from(place.db) >= self.space.dbs.len() {
             Reply::new(&mut out.buf, place.resp3).error("ERR DB index is out of range");

@@ -14,6 +14,7 @@ use crate::evict::{Access, EvictionConfig};
 use crate::hash;
 use crate::memory::allocated;
 use crate::random::Rng;
+use crate::script::Scripting;
 use crate::table::{Keyed, Table};
 use crate::value::hash::Hash;
 use crate::value::list::List;
@@ -35,6 +36,8 @@ pub(crate) struct Keyspace {
     versions: Box<[u64]>,
     /// Commands that wait for keys.
     pub(crate) waiters: Waiters,
+    /// Scripts, functions and what runs them.
+    pub(crate) scripting: Scripting,
     /// Databases that were flushed and are freed a slot at a time ([`Keyspace::collect_garbage`]).
     garbage: Vec<Db>,
     /// How this replica keeps track of keys' use; not replicated.
@@ -84,12 +87,24 @@ pub(crate) struct SlotKeys {
 }
 
 impl Keyspace {
-    pub(crate) fn new(databases: u16, seed: u64) -> Self {
+    pub(crate) fn new(databases: u16, seed: u64, script_budget: u64) -> Self {
+        let dbs = (0..databases.max(1)).map(|_| Db::default()).collect();
+        let versions = vec![0; WATCH_COUNTERS].into_boxed_slice();
+        Self::made_of(dbs, seed, versions, script_budget)
+    }
+
+    /// Stands where the data was while it is lent to a script; has no database and costs nothing.
+    pub(crate) fn absent() -> Self {
+        Self::made_of(Vec::new(), 0, Box::default(), 0)
+    }
+
+    fn made_of(dbs: Vec<Db>, seed: u64, versions: Box<[u64]>, script_budget: u64) -> Self {
         Self {
-            dbs: (0..databases.max(1)).map(|_| Db::default()).collect(),
+            dbs,
             seed,
-            versions: vec![0; WATCH_COUNTERS].into_boxed_slice(),
+            versions,
             waiters: Waiters::default(),
+            scripting: Scripting::new(script_budget),
             garbage: Vec::new(),
             eviction: EvictionConfig::default(),
             access_rng: Rng::new(seed, 1, 0),

@@ -33,11 +33,12 @@ mod outcome;
 mod random;
 pub mod rdb;
 mod reply;
+mod script;
 mod table;
 pub mod value;
 
 pub use checkpoint::{CheckpointStep, LoadError};
-pub use config::EngineConfig;
+pub use config::{EngineConfig, SCRIPT_BUDGET_DEFAULT};
 pub use effect::{Effect, Watched};
 pub use engine::{Engine, ReadOutcome, Stats};
 pub use evict::{EvictPolicy, EvictionConfig, UnknownPolicy, Victim};

@@ -31,6 +31,11 @@ impl<'a> Reply<'a> {
         self.out.truncate(self.start);
     }
 
+    /// A whole reply that is encoded already.
+    pub(crate) fn raw(&mut self, reply: &[u8]) {
+        self.out.extend_from_slice(reply);
+    }
+
     pub(crate) fn ok(&mut self) {
         encode::ok(self.out);
     }

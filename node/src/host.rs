@@ -29,6 +29,9 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 /// A hand-over takes one round trip when the target is up to date, and is aborted after 500 ms.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(700);
 
+/// Executors run scripts, whose values nest deeper than the default of 2 MiB is meant for.
+const EXECUTOR_STACK_BYTES: usize = 8 * 1024 * 1024;
+
 /// What other threads want from the host.
 pub(crate) enum HostEvent {
     /// Close and open a replica again.
@@ -237,7 +240,9 @@ impl Host {
             folder: self.data.shard_dir(shard.0),
             spec: Arc::clone(spec),
         });
-        let thread = std::thread::Builder::new().name(format!("exec-{shard}"));
+        let thread = std::thread::Builder::new()
+            .name(format!("exec-{shard}"))
+            .stack_size(EXECUTOR_STACK_BYTES);
         let stop = self.node.stop.clone();
         let guarded = move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| executor.run()));

@@ -28,6 +28,8 @@ pub enum LoadError {
     SectionsVersion(u64),
     #[error("the checkpoint lacks keys or lanes that it says it has")]
     Incomplete,
+    #[error("a library of functions cannot be loaded: {0}")]
+    Library(String),
     #[error("a key stands twice in the file")]
     DuplicateKey,
     #[error("database {0} is out of range")]
@@ -112,7 +114,12 @@ impl<R: Read> Loader<R> {
                     self.input.byte()?;
                 }
                 opcode::AUX => self.auxiliary()?,
-                opcode::FUNCTION_2 | opcode::FUNCTION_PRE_GA => {
+                opcode::FUNCTION_2 => {
+                    let code = self.input.string()?;
+                    let loaded = self.engine.space.scripting.load_library(code, false);
+                    loaded.map_err(LoadError::Library)?;
+                }
+                opcode::FUNCTION_PRE_GA => {
                     return Err(rdb::Error::NotSupported("functions").into());
                 }
                 opcode::MODULE_AUX => return Err(rdb::Error::NotSupported("modules").into()),
@@ -167,6 +174,11 @@ impl<R: Read> Loader<R> {
             sections::WAITERS => {
                 for waiter in Section::open(value)?.waiters()? {
                     self.engine.space.waiters.add(waiter);
+                }
+            }
+            sections::SCRIPTS => {
+                for (body, loaded) in Section::open(value)?.scripts()? {
+                    self.engine.space.scripting.cache.insert(&body, loaded);
                 }
             }
             sections::LANES => {

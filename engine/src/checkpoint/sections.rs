@@ -22,6 +22,8 @@ pub(super) const HEAD: &[u8] = b"holdfast-checkpoint";
 pub(super) const WATCH: &[u8] = b"holdfast-watch";
 /// Retired workers: count, then ids.
 pub(super) const RETIRED: &[u8] = b"holdfast-retired-workers";
+/// Scripts: count, then per script whether SCRIPT LOAD asked for it, and its body.
+pub(super) const SCRIPTS: &[u8] = b"holdfast-scripts";
 /// Blocked commands in the order in which they blocked.
 pub(super) const WAITERS: &[u8] = b"holdfast-waiters";
 /// The lanes of one slot.
@@ -76,6 +78,15 @@ pub(super) fn write_head(engine: &Engine, out: &mut Vec<u8>) {
             length(worker.0, out);
         }
     });
+    section(SCRIPTS, out, |out| {
+        let cache = &engine.space.scripting.cache;
+        length(cache.len() as u64, out);
+        for (body, loaded) in cache.bodies() {
+            out.push(loaded.into());
+            plain_string(body, out);
+        }
+    });
+    engine.space.scripting.libraries.write(out);
     section(WAITERS, out, |out| {
         length(engine.space.waiters.len() as u64, out);
         for waiter in engine.space.waiters.iter() {
@@ -179,6 +190,9 @@ fn write_waiter(waiter: &Waiter, out: &mut Vec<u8>) {
 
 // ---- reading -------------------------------------------------------------------------------------
 
+/// A script's body, and whether SCRIPT LOAD asked for it.
+pub(super) type ScriptBody = (Box<[u8]>, bool);
+
 /// A section's content, checked.
 pub(super) struct Section<'a>(Decoder<Slice<'a>>);
 
@@ -219,6 +233,15 @@ impl<'a> Section<'a> {
 
     pub(super) fn retired(mut self) -> Result<Vec<WorkerId>, LoadError> {
         (0..self.0.count(1)?).map(|_| Ok(WorkerId(self.number()?))).collect()
+    }
+
+    /// Bodies, and whether SCRIPT LOAD asked for them.
+    pub(super) fn scripts(mut self) -> Result<Vec<ScriptBody>, LoadError> {
+        let script = |section: &mut Self| {
+            let loaded = section.0.byte()? != 0;
+            Ok((section.bytes()?, loaded))
+        };
+        (0..self.0.count(2)?).map(|_| script(&mut self)).collect()
     }
 
     pub(super) fn waiters(mut self) -> Result<Vec<Waiter>, LoadError> {

@@ -158,13 +158,24 @@ pub(crate) struct Registered {
     run: Handler,
     spec: &'static CommandSpec,
     /// Never changes data; may run on the read path.
-    pub(crate) readonly: bool,
+    readonly: bool,
 }
 
 impl Registered {
     /// May not be executed while memory is short.
     pub(crate) fn needs_memory(&self) -> bool {
         self.spec.flags.has(flag::DENYOOM)
+    }
+
+    /// Whether this call never changes data and may run on the read path.
+    #[inline]
+    pub(crate) fn is_readonly(&self, args: &[&[u8]]) -> bool {
+        self.readonly || !self.spec.subcommands.is_empty() && self.is_readonly_sub(args)
+    }
+
+    fn is_readonly_sub(&self, args: &[&[u8]]) -> bool {
+        let sub = args.get(1).and_then(|name| table::lookup_sub(self.spec, name));
+        sub.is_none_or(|sub| !sub.is_logged())
     }
 
     /// Runs the command; its reply, be it an error, is written.
@@ -222,6 +233,7 @@ const FAMILIES: &[&[Command]] = &[
     stream_read::COMMANDS,
     stream_group::COMMANDS,
     stream_info::COMMANDS,
+    crate::script::command::COMMANDS,
 ];
 
 /// Longest name that is packed into one `u128`. The few longer ones are in a list.
@@ -280,7 +292,7 @@ impl Registry {
 
 /// Whether the command never changes data. A container is read-only if all its subcommands are.
 fn is_readonly(spec: &CommandSpec) -> bool {
-    !spec.is_write() && spec.subcommands.iter().all(|sub| !sub.is_write())
+    !spec.is_logged() && spec.subcommands.iter().all(|sub| !sub.is_logged())
 }
 
 /// A name in lower case as a number; `None` if it is too long or empty.

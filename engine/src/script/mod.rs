@@ -1,0 +1,124 @@
+//! Scripting: EVAL and its kin, functions, on Lua 5.1.
+//!
+//! What is replicated is small: the *cache* of script bodies by their SHA-1 and the function
+//! *libraries* by name ([`Scripting`]). The Lua interpreter ([`vm::Vm`]) is a tool of one replica,
+//! made when first needed and thrown away when it has grown: it carries nothing from one script to the
+//! next that a script could see, so that every replica computes the same from the same record.
+//!
+//! What keeps a script deterministic and bounded:
+//! - Time, random numbers and the database are those of the record.
+//! - Each run has a budget of instructions ([`vm::Fuel`]), counted by the interpreter; loops inside
+//!   library functions (patterns, JSON …) are charged to the same budget. A script that has used it up
+//!   is stopped with an error; what it has written stays, as in Redis.
+//! - Addresses are not visible: `tostring` numbers objects in the order in which it is asked, tables
+//!   with objects as keys cannot be iterated, weak tables and finalizers do not exist,
+//!   `collectgarbage` tells nothing.
+//! - A library is run anew for each FCALL: what it keeps in variables of its own does not last.
+//!
+//! In reading order: `command` has the commands, `cache` and `library` the replicated state, `vm` runs
+//! code, `host` executes redis.call, `convert` turns replies into Lua values and back, `api` is the
+//! `redis` table, `prelude.lua` the sandbox; the other files are the libraries.
+
+mod api;
+mod bits;
+mod cache;
+pub(crate) mod command;
+mod convert;
+mod host;
+mod json;
+mod library;
+mod msgpack;
+mod number;
+mod pattern;
+mod shebang;
+mod strings;
+mod structs;
+mod vm;
+
+use holdfast_proto::frame::flags;
+use holdfast_proto::sha1;
+use holdfast_proto::slot::Slot;
+
+pub(crate) use cache::Cache;
+pub(crate) use library::Libraries;
+
+/// Part of the budget that loading a library may use: it only registers functions.
+const LOAD_SHARE: u64 = 10;
+
+/// Which keys scripts may touch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All: the shard owns every slot, or the proxy vouches for it.
+    #[default]
+    Everything,
+    /// Only keys of this slot; `None` is no key at all. With several shards, a key of another slot
+    /// may live elsewhere, and what a script wrote here would be lost.
+    Slot(Option<Slot>),
+}
+
+impl Scope {
+    /// What the flags of a record or read say.
+    pub(crate) fn of_frame(frame_flags: u8, slot: Slot) -> Self {
+        match (frame_flags & flags::ONE_SLOT != 0, frame_flags & flags::KEYLESS != 0) {
+            (false, _) => Self::Everything,
+            (true, false) => Self::Slot(Some(slot)),
+            (true, true) => Self::Slot(None),
+        }
+    }
+}
+
+/// The state of scripting on a shard.
+pub(crate) struct Scripting {
+    pub(crate) cache: Cache,
+    pub(crate) libraries: Libraries,
+    /// Of the record or read that is being executed.
+    pub(crate) scope: Scope,
+    /// Instructions that a script may run.
+    budget: u64,
+    /// Not replicated; `None` until the first script.
+    vm: Option<Box<vm::Vm>>,
+}
+
+impl Scripting {
+    /// `budget`: instructions that a script may run.
+    pub(crate) fn new(budget: u64) -> Self {
+        Self {
+            cache: Cache::default(),
+            libraries: Libraries::default(),
+            scope: Scope::default(),
+            budget,
+            vm: None,
+        }
+    }
+
+    fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Adds a library with this text; the error is the text of the reply. Gives its name.
+    pub(crate) fn load_library(&mut self, code: &[u8], replace: bool) -> Result<Vec<u8>, String> {
+        let (name, body) = shebang::of_library(code)?;
+        if !replace && self.libraries.get(name).is_some() {
+            let name = String::from_utf8_lossy(name);
+            return Err(format!("Library '{name}' already exists"));
+        }
+        let mut vm = self.take_vm();
+        let registered = vm.register(self.budget / LOAD_SHARE, &sha1::digest(code), body);
+        self.vm = Some(vm);
+        self.libraries.insert(name, code, registered?, replace)?;
+        Ok(name.to_vec())
+    }
+
+    /// The interpreter, a new one if the last is used up. To be put back.
+    fn take_vm(&mut self) -> Box<vm::Vm> {
+        match self.vm.take() {
+            Some(vm) if vm.is_fit() => vm,
+            _ => Box::new(vm::Vm::new().expect("a new interpreter has what the sandbox needs")),
+        }
+    }
+
+    /// Approximate bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.cache.memory() + self.libraries.memory() + self.vm.as_ref().map_or(0, |vm| vm.memory())
+    }
+}
