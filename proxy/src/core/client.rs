@@ -40,6 +40,8 @@ pub(crate) enum Stall {
     Shard,
     /// Until replies have gone out: too many requests are unanswered.
     Window,
+    /// Until it is known where the script of the parked request is.
+    Script,
     /// CLIENT PAUSE.
     Paused,
 }

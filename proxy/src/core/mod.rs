@@ -18,6 +18,7 @@ mod request;
 mod respond;
 mod router;
 mod scatter;
+mod script;
 mod session;
 mod stats;
 #[cfg(test)]
@@ -140,6 +141,7 @@ pub struct WorkerCore {
     session: Session,
     clients: Clients,
     scatters: Scatters,
+    scripts: script::Scripts,
     next_client: u64,
     /// CLIENT PAUSE until then; the flag says writes only.
     client_pause: Option<(u64, bool)>,
@@ -197,6 +199,7 @@ impl WorkerCore {
             session: Session::Active,
             clients: Clients::new(),
             scatters: Scatters::default(),
+            scripts: script::Scripts::default(),
             next_client: 0,
             client_pause: None,
             limits: Limits::AUTHENTICATED,

@@ -35,6 +35,8 @@ pub(crate) enum Owner {
     Nobody,
     /// Item `reply` of the reply queue of a client.
     Client { client: u32, generation: u32, reply: u32 },
+    /// A question after the body of a script.
+    Lookup { index: u32 },
     /// One part of a command that went to several shards.
     Scatter { index: u32, part: u32 },
 }

@@ -30,6 +30,10 @@ pub(crate) enum Spread {
     Sum,
     /// FLUSHALL, FLUSHDB, SWAPDB: all must say OK.
     All,
+    /// SCRIPT LOAD, FUNCTION LOAD: every shard gives the same answer.
+    Same,
+    /// SCRIPT EXISTS: 1 where any shard says so.
+    AnyOf,
     Scan,
     RandomKey,
 }
@@ -53,6 +57,8 @@ enum Merge {
     Ok,
     Join,
     OneOf,
+    Same,
+    AnyOf,
     /// SCAN on one of several shards: the cursor is made one over all of them.
     Cursor {
         ordinal: u64,
@@ -89,6 +95,8 @@ impl WorkerCore {
             Spread::Keys => self.send_everywhere(index, resolved, Merge::Join, &request),
             Spread::Sum => self.send_everywhere(index, resolved, Merge::Sum, &request),
             Spread::All => self.send_everywhere(index, resolved, Merge::Ok, &request),
+            Spread::Same => self.send_everywhere(index, resolved, Merge::Same, &request),
+            Spread::AnyOf => self.send_everywhere(index, resolved, Merge::AnyOf, &request),
             Spread::RandomKey => self.send_everywhere(index, resolved, Merge::OneOf, &request),
         }
     }
@@ -171,7 +179,7 @@ impl WorkerCore {
         parts: Vec<(u32, Slot, Bytes, u8)>,
     ) {
         self.stats.commands += 1;
-        let write = resolved.spec.is_write();
+        let write = resolved.spec.is_logged();
         let Some(client) = self.clients.get_mut(index) else { return };
         let (generation, db) = (client.generation, client.db);
         let resp3_flag = if client.resp3 { flags::RESP3 } else { 0 };
@@ -237,6 +245,8 @@ impl WorkerCore {
             Merge::Values(positions) => merge_values(&positions, &scatter.parts),
             Merge::Sum => merge_sum(&scatter.parts),
             Merge::Ok => Bytes::from_static(encode::OK),
+            Merge::Same => scatter.parts[0].clone(),
+            Merge::AnyOf => merge_any(&scatter.parts),
             Merge::Join => merge_join(&scatter.parts),
             Merge::OneOf => {
                 let found: Vec<&Bytes> = scatter
@@ -358,6 +368,25 @@ fn merge_sum(parts: &[Bytes]) -> Bytes {
         .sum();
     let mut out = BytesMut::new();
     encode::integer(&mut out, sum);
+    out.freeze()
+}
+
+/// Arrays of flags: 1 where any part has a 1.
+fn merge_any(parts: &[Bytes]) -> Bytes {
+    let mut flags: Vec<i64> = Vec::new();
+    for part in parts {
+        let Ok(value) = reply::parse(part) else { continue };
+        let elements = value.as_array().unwrap_or_default();
+        flags.resize(flags.len().max(elements.len()), 0);
+        for (flag, element) in flags.iter_mut().zip(elements) {
+            *flag |= element.as_integer().unwrap_or(0);
+        }
+    }
+    let mut out = BytesMut::new();
+    encode::array(&mut out, flags.len());
+    for flag in flags {
+        encode::integer(&mut out, flag);
+    }
     out.freeze()
 }
 

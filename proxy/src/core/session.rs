@@ -167,7 +167,7 @@ impl WorkerCore {
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
             return self.queue_in_transaction(index, resolved, request);
         }
-        if (resolved.spec.is_write() || matches!(resolved.handler, Handler::Exec))
+        if (is_logged(resolved.spec, &request) || matches!(resolved.handler, Handler::Exec))
             && let Some(client) = self.clients.get_mut(index)
             && let Some(reply) = client.read_before_write(single_key_slot(&resolved, &request))
         {
@@ -178,6 +178,8 @@ impl WorkerCore {
             Handler::Spread(spread) => self.route_spread(index, resolved, spread, request),
             Handler::Local(run) => self.run_local(index, resolved.index, &request, run),
             Handler::Gather(gather) => self.gather(index, resolved, gather, &request),
+            Handler::Script => self.handle_script(index, resolved, request),
+            Handler::ScriptCache => self.handle_script_cache(index, resolved, request),
             Handler::Multi => self.handle_multi(index),
             Handler::Exec => self.handle_exec(index, resolved),
             Handler::Discard => self.handle_discard(index),
@@ -252,7 +254,7 @@ impl WorkerCore {
     }
 
     /// Keeps a request until the client may go on.
-    fn park(&mut self, index: u32, request: RawRequest, stall: Stall) {
+    pub(crate) fn park(&mut self, index: u32, request: RawRequest, stall: Stall) {
         if let Some(client) = self.clients.get_mut(index) {
             client.parked = Some(Box::new(request));
             client.stall = stall;
@@ -262,7 +264,7 @@ impl WorkerCore {
     fn is_paused_for(&self, spec: &CommandSpec) -> bool {
         let Some((until_us, writes_only)) = self.client_pause else { return false };
         self.now_us < until_us
-            && (!writes_only || spec.is_write())
+            && (!writes_only || spec.is_logged())
             && !spec.name.starts_with("client")
     }
 
@@ -357,7 +359,7 @@ impl WorkerCore {
         if self.has_no_room(shard) {
             return self.park_for_shard(index, shard, request);
         }
-        let write = resolved.spec.is_write() || command::may_wait(resolved.spec, request.iter());
+        let write = is_logged(resolved.spec, &request);
         let kind = if write { WRITE_COMMAND } else { READ_COMMAND };
         let Some((number, handle)) =
             self.submit_for(index, resolved.index, kind, shard, slot, request.raw, 0)
@@ -425,6 +427,7 @@ impl WorkerCore {
     pub(crate) fn deliver(&mut self, request: &Request, status: AnswerStatus, payload: &[u8]) {
         match request.owner {
             Owner::Nobody => {}
+            Owner::Lookup { index } => self.lookup_answered(index, payload),
             Owner::Scatter { index, part } => {
                 self.deliver_part(index, part, Bytes::copy_from_slice(payload))
             }
@@ -441,7 +444,12 @@ impl WorkerCore {
                         let whole = self.finish_exec(index, reply, payload);
                         self.answer_client(index, reply, whole.as_deref().unwrap_or(payload));
                     }
-                    _ => self.answer_client(index, reply, payload),
+                    _ => {
+                        if payload.starts_with(b"-NOSCRIPT") {
+                            self.scripts.forget(request.shard, &request.body);
+                        }
+                        self.answer_client(index, reply, payload);
+                    }
                 }
             }
         }
@@ -476,7 +484,7 @@ impl WorkerCore {
     pub(crate) fn unstall(&mut self, waiting: Vec<(u32, u32)>) {
         for (index, generation) in waiting {
             if let Some(client) = self.clients.of_generation(index, generation)
-                && matches!(client.stall, Stall::Shard | Stall::Paused)
+                && matches!(client.stall, Stall::Shard | Stall::Paused | Stall::Script)
             {
                 client.stall = Stall::None;
                 self.resumable.push((index, generation));
@@ -555,4 +563,9 @@ fn single_key_slot(resolved: &Resolved, request: &RawRequest) -> Option<Slot> {
 fn is_http(request: &RawRequest) -> bool {
     let name = request.arg(0);
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
+/// Goes through the log: it writes, or it may have to wait for a write.
+fn is_logged(spec: &'static CommandSpec, request: &RawRequest) -> bool {
+    spec.is_logged() || command::may_wait(spec, request.iter())
 }

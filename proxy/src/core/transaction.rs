@@ -89,8 +89,16 @@ impl WorkerCore {
         if resolved.spec.flags.has(flag::NO_MULTI) {
             return self.reject(index, resolved.index, respond::NOT_IN_MULTI);
         }
+        let request = if matches!(resolved.handler, Handler::Script) {
+            match self.with_script(index, resolved, request) {
+                Some(request) => request,
+                None => return,
+            }
+        } else {
+            request
+        };
         let queued = match resolved.handler {
-            Handler::Data | Handler::Spread(_) => {
+            Handler::Data | Handler::Spread(_) | Handler::Script | Handler::ScriptCache => {
                 if let Err(text) = self.place_in_transaction(index, resolved, &request) {
                     return self.reject(index, resolved.index, text);
                 }
@@ -182,7 +190,9 @@ impl WorkerCore {
         };
         let body = encode_exec(&transaction, watches.as_deref());
         let kind = Kind::Write(RecordOp::Exec);
-        let Some((reply, _)) = self.submit_for(index, resolved.index, kind, shard, slot, body, 0)
+        let flags = self.script_flags(false);
+        let Some((reply, _)) =
+            self.submit_for(index, resolved.index, kind, shard, slot, body, flags)
         else {
             return;
         };

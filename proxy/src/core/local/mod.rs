@@ -30,6 +30,10 @@ pub(crate) enum Handler {
     Local(LocalCommand),
     /// Needs numbers of every shard.
     Gather(Gather),
+    /// EVAL and FCALL in their forms.
+    Script,
+    /// SCRIPT and FUNCTION.
+    ScriptCache,
     Multi,
     Exec,
     Discard,
@@ -95,6 +99,8 @@ fn handler_of(spec: &'static CommandSpec) -> Handler {
         "randomkey" => Handler::Spread(Spread::RandomKey),
         "info" => Handler::Gather(Gather::Info),
         "slowlog" => Handler::Gather(Gather::Slowlog),
+        "eval" | "eval_ro" | "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro" => Handler::Script,
+        "script" | "function" => Handler::ScriptCache,
         name => match local_command(name) {
             Some(run) => Handler::Local(run),
             None if spec.support != Support::Supported => Handler::Unsupported,

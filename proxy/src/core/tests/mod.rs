@@ -5,6 +5,7 @@ mod commands;
 mod failover;
 mod random;
 mod scatter;
+mod script;
 mod transaction;
 
 use super::*;
