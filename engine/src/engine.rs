@@ -170,6 +170,8 @@ impl Engine {
         match op {
             ReadOp::Command => self.read_command(now_ms, db, resp3, &args, out),
             ReadOp::WatchVersions => self.watch_versions(now_ms, db, &args, out),
+            // Messages are handed out by the node; the engine knows no subscribers.
+            ReadOp::Publish => ReadOutcome::NotReadOnly,
         }
     }
 

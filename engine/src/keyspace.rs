@@ -76,6 +76,7 @@ pub(crate) struct Db {
     keys: u64,
     expires: u64,
     /// Bytes of entries, boxed values and tables.
+    memory: usize,
 }
 
 /// The keys of one slot of one database.

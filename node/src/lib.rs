@@ -45,6 +45,7 @@ mod pull;
 mod shared;
 #[cfg(feature = "simulation")]
 pub mod sim;
+mod subscribers;
 mod topology_cache;
 
 pub use config::Config;

@@ -222,6 +222,11 @@ impl<'a> Reader<'a> {
                     }
                 }
                 RequestRef::Ping { nonce } => self.pongs.push(nonce),
+                RequestRef::Register { number, entries } => {
+                    let subscribers = &self.node.links.subscribers;
+                    subscribers.register(self.worker, self.link.id(), entries)?;
+                    self.link.push_response(&Response::Registered { number });
+                }
                 RequestRef::Hello { .. } => return Err(FrameError::UnknownKind(1)),
             }
         }

@@ -5,6 +5,7 @@
 //! it with one call.
 
 use crate::shared::lock;
+use crate::subscribers::Subscribers;
 use holdfast_proto::frame::{ANSWER_PREFIX_LEN, AnswerStatus, Response};
 use holdfast_proto::ids::{NodeId, Term, WorkerId};
 use std::collections::BTreeMap;
@@ -62,6 +63,10 @@ impl Link {
         }
     }
 
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn push_response(&self, response: &Response) {
         let mut frame = bytes::BytesMut::new();
         response.encode(&mut frame);
@@ -107,6 +112,8 @@ impl Link {
 /// The current link of each proxy worker; the latest Hello wins.
 #[derive(Default)]
 pub(crate) struct LinkTable {
+    /// What the workers have registered on these links.
+    pub(crate) subscribers: Subscribers,
     links: Mutex<BTreeMap<WorkerId, Arc<Link>>>,
     version: AtomicU64,
     ids: AtomicU64,
@@ -118,6 +125,7 @@ impl LinkTable {
         let link = Link::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1, worker);
         let former = lock(&self.links).insert(worker, Arc::clone(&link));
         self.version.fetch_add(1, Ordering::Release);
+        self.subscribers.open(worker, link.id);
         if let Some(former) = former {
             former.close();
         }
@@ -127,6 +135,7 @@ impl LinkTable {
     /// Forgets a link, unless its worker has a newer one.
     pub(crate) fn remove(&self, link: &Link) {
         link.close();
+        self.subscribers.close(link.worker, link.id);
         let mut links = lock(&self.links);
         if links.get(&link.worker).is_some_and(|current| current.id == link.id) {
             links.remove(&link.worker);

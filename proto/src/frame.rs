@@ -10,6 +10,8 @@
 //!
 //! Sizes: a frame is at most [`FRAME_LEN_MAX`]; a longer length closes the link.
 
+pub mod push;
+
 use crate::ids::{NodeId, ShardId, Term, WorkerId};
 use crate::slot::Slot;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -19,7 +21,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub const FRAME_LEN_MAX: usize = 512 * 1024 * 1024 + 64 * 1024;
 
 /// Version of the link protocol and of the record layout; both sides must match.
-pub const LINK_VERSION: u16 = 1;
+pub const LINK_VERSION: u16 = 2;
 
 /// Bytes of a command record before its body.
 pub const RECORD_HEADER_LEN: usize = 48;
@@ -92,6 +94,10 @@ pub mod flags {
     /// Scripts may touch only keys of the frame's slot (with [`KEYLESS`]: none): keys of other
     /// slots may live on other shards.
     pub const ONE_SLOT: u8 = 1 << 4;
+    /// This read was sent before ([`super::ReadOp::Publish`]).
+    pub const RESENT: u8 = 1 << 5;
+    /// The keys of this read are remembered for the worker: it is told when one changes.
+    pub const TRACK: u8 = 1 << 6;
 }
 
 /// Header of a command record. The layout, in order: op u8, flags u8, db u16, slot u16, reserved
@@ -242,6 +248,20 @@ pub enum ReadOp {
     Command = 0,
     /// WATCH: the answer's payload is per key `index: u32, version: u64` ([`Watch`]).
     WatchVersions = 1,
+    /// PUBLISH. Body: an encoded [`push::Message`]. The answer's payload is how many clients
+    /// receive it, as a RESP integer.
+    Publish = 2,
+}
+
+impl ReadOp {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Command,
+            1 => Self::WatchVersions,
+            2 => Self::Publish,
+            _ => return None,
+        })
+    }
 }
 
 /// What a proxy worker sends to a node.
@@ -263,6 +283,12 @@ pub enum Request {
     /// Answered at once by the node's network thread: tells a live link from a stuck one.
     Ping {
         nonce: u64,
+    },
+    /// What the worker's clients are subscribed to, from now on: [`push::Registration`]s, answered
+    /// by [`Response::Registered`]. Kept as long as the link lives.
+    Register {
+        number: u64,
+        entries: Bytes,
     },
 }
 
@@ -337,6 +363,19 @@ pub enum Response {
     Pong {
         nonce: u64,
     },
+    /// Everything published from now on reaches what [`Request::Register`] of this number named.
+    Registered {
+        number: u64,
+    },
+    /// An encoded [`push::Message`].
+    Message {
+        message: Bytes,
+    },
+    /// Keys that changed since the worker read them with [`flags::TRACK`]
+    /// ([`push::invalidated_keys`]); none: any key may have.
+    Invalidate {
+        keys: Bytes,
+    },
 }
 
 /// A frame that cannot be understood; the link is closed.
@@ -354,6 +393,8 @@ pub enum FrameError {
     UnknownStatus(u8),
     #[error("unknown read op {0}")]
     UnknownReadOp(u8),
+    #[error("unknown topic {0}")]
+    UnknownTopic(u8),
     #[error("slot {0} out of range")]
     SlotOutOfRange(u16),
     #[error("unknown batch version {0}")]
@@ -364,11 +405,15 @@ const KIND_HELLO: u8 = 1;
 const KIND_WRITE: u8 = 2;
 const KIND_READ: u8 = 3;
 const KIND_PING: u8 = 4;
+const KIND_REGISTER: u8 = 5;
 const KIND_HELLO_OK: u8 = 65;
 const KIND_HELLO_REFUSED: u8 = 66;
 const KIND_ANSWER: u8 = 67;
 const KIND_PRIMARY_IS: u8 = 68;
 const KIND_PONG: u8 = 69;
+const KIND_REGISTERED: u8 = 70;
+const KIND_MESSAGE: u8 = 71;
+const KIND_INVALIDATE: u8 = 72;
 
 /// Bytes of a write frame before its record.
 pub const WRITE_PREFIX_LEN: usize = 4 + 1 + 4;
@@ -434,6 +479,12 @@ impl Request {
                 out.put_u8(KIND_PING);
                 out.put_u64_le(*nonce);
             }
+            Self::Register { number, entries } => {
+                out.put_u32_le((1 + 8 + entries.len()) as u32);
+                out.put_u8(KIND_REGISTER);
+                out.put_u64_le(*number);
+                out.put_slice(entries);
+            }
         }
     }
 
@@ -459,11 +510,7 @@ impl Request {
             KIND_READ => Self::Read(ReadRequest {
                 shard: ShardId(u32::from_le_bytes(take(&mut body)?)),
                 flags: take::<1>(&mut body)?[0],
-                op: match take::<1>(&mut body)?[0] {
-                    0 => ReadOp::Command,
-                    1 => ReadOp::WatchVersions,
-                    other => return Err(FrameError::UnknownReadOp(other)),
-                },
+                op: read_op(take::<1>(&mut body)?[0])?,
                 db: u16::from_le_bytes(take(&mut body)?),
                 slot: take_slot(&mut body)?,
                 depends_on_slot: take_slot(&mut body)?,
@@ -472,6 +519,9 @@ impl Request {
                 body,
             }),
             KIND_PING => Self::Ping { nonce: u64::from_le_bytes(take(&mut body)?) },
+            KIND_REGISTER => {
+                Self::Register { number: u64::from_le_bytes(take(&mut body)?), entries: body }
+            }
             other => return Err(FrameError::UnknownKind(other)),
         }))
     }
@@ -506,6 +556,17 @@ impl Response {
                 out.put_u8(KIND_PONG);
                 out.put_u64_le(*nonce);
             }
+            Self::Registered { number } => {
+                out.put_u32_le(9);
+                out.put_u8(KIND_REGISTERED);
+                out.put_u64_le(*number);
+            }
+            Self::Message { message: body } | Self::Invalidate { keys: body } => {
+                let message = matches!(self, Self::Message { .. });
+                out.put_u32_le((1 + body.len()) as u32);
+                out.put_u8(if message { KIND_MESSAGE } else { KIND_INVALIDATE });
+                out.put_slice(body);
+            }
         }
     }
 
@@ -529,6 +590,9 @@ impl Response {
                 node: NodeId(u64::from_le_bytes(take(&mut body)?)),
             },
             KIND_PONG => Self::Pong { nonce: u64::from_le_bytes(take(&mut body)?) },
+            KIND_REGISTERED => Self::Registered { number: u64::from_le_bytes(take(&mut body)?) },
+            KIND_MESSAGE => Self::Message { message: body },
+            KIND_INVALIDATE => Self::Invalidate { keys: body },
             other => return Err(FrameError::UnknownKind(other)),
         }))
     }
@@ -557,6 +621,10 @@ pub enum RequestRef<'a> {
     },
     Ping {
         nonce: u64,
+    },
+    Register {
+        number: u64,
+        entries: &'a [u8],
     },
 }
 
@@ -643,6 +711,9 @@ impl<'a> RequestRef<'a> {
                 Self::Read { shard, header, body }
             }
             KIND_PING => Self::Ping { nonce: u64::from_le_bytes(*take_ref(&mut body)?) },
+            KIND_REGISTER => {
+                Self::Register { number: u64::from_le_bytes(*take_ref(&mut body)?), entries: body }
+            }
             other => return Err(FrameError::UnknownKind(other)),
         };
         Ok((request, 4 + len))
@@ -654,11 +725,7 @@ impl ReadHeader {
         let slot = |value: u16| Slot::new(value).ok_or(FrameError::SlotOutOfRange(value));
         let shard = ShardId(fields.get_u32_le());
         let flags = fields.get_u8();
-        let op = match fields.get_u8() {
-            0 => ReadOp::Command,
-            1 => ReadOp::WatchVersions,
-            other => return Err(FrameError::UnknownReadOp(other)),
-        };
+        let op = read_op(fields.get_u8())?;
         let header = Self {
             flags,
             op,
@@ -670,6 +737,10 @@ impl ReadHeader {
         };
         Ok((shard, header))
     }
+}
+
+fn read_op(value: u8) -> Result<ReadOp, FrameError> {
+    ReadOp::from_u8(value).ok_or(FrameError::UnknownReadOp(value))
 }
 
 fn take_ref<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a [u8; N], FrameError> {
@@ -705,173 +776,4 @@ fn take_slot(body: &mut Bytes) -> Result<Slot, FrameError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(body_len: u32) -> RecordHeader {
-        RecordHeader {
-            op: RecordOp::Command,
-            flags: flags::RESP3,
-            db: 3,
-            slot: Slot::of_key(b"foo"),
-            worker: WorkerId(77),
-            seq: 12,
-            first_unacked: 9,
-            tag: u64::MAX - 1,
-            body_len,
-        }
-    }
-
-    fn requests() -> Vec<Request> {
-        let body = b"*1\r\n$4\r\nPING\r\n";
-        let mut record = BytesMut::new();
-        header(body.len() as u32).encode(&mut record);
-        record.put_slice(body);
-        vec![
-            Request::Hello {
-                version: LINK_VERSION,
-                cluster_id: [1; 16],
-                secret: [2; 32],
-                worker: WorkerId(5),
-            },
-            Request::Write { shard: ShardId(2), record: record.freeze() },
-            Request::Read(ReadRequest {
-                shard: ShardId(1),
-                flags: 0,
-                db: 0,
-                slot: Slot::of_key(b"a"),
-                tag: 4,
-                depends_on_slot: Slot::of_key(b"b"),
-                depends_on_seq: 8,
-                op: ReadOp::WatchVersions,
-                body: Bytes::from_static(body),
-            }),
-            Request::Ping { nonce: 6 },
-        ]
-    }
-
-    #[test]
-    fn requests_survive_every_split() {
-        let mut wire = BytesMut::new();
-        for request in requests() {
-            request.encode(&mut wire);
-        }
-        for split in 0..=wire.len() {
-            let mut got = Vec::new();
-            let mut buffer = BytesMut::new();
-            for part in [&wire[..split], &wire[split..]] {
-                buffer.put_slice(part);
-                while let Some(request) = Request::decode(&mut buffer).unwrap() {
-                    got.push(request);
-                }
-            }
-            assert_eq!(got, requests(), "split at {split}");
-        }
-    }
-
-    #[test]
-    fn borrowed_requests_are_the_same_requests() {
-        let mut wire = BytesMut::new();
-        for request in requests() {
-            request.encode(&mut wire);
-        }
-        for cut in 0..wire.len() {
-            assert!(whole_frames_len(&wire[..cut]).unwrap() <= cut);
-        }
-        assert_eq!(whole_frames_len(&wire).unwrap(), wire.len());
-        let mut rest = &wire[..];
-        for request in requests() {
-            let (borrowed, len) = RequestRef::decode(rest).unwrap();
-            rest = &rest[len..];
-            match (borrowed, request) {
-                (RequestRef::Write { shard: a, record: r }, Request::Write { shard, record }) => {
-                    assert_eq!((a, r), (shard, &record[..]));
-                }
-                (RequestRef::Read { shard, header, body }, Request::Read(read)) => {
-                    assert_eq!((shard, header.tag, header.op), (read.shard, read.tag, read.op));
-                    assert_eq!((header.slot, header.db, header.flags), (read.slot, read.db, 0));
-                    assert_eq!(header.depends_on_slot, read.depends_on_slot);
-                    assert_eq!(header.depends_on_seq, read.depends_on_seq);
-                    assert_eq!(body, &read.body[..]);
-                }
-                (RequestRef::Ping { nonce: a }, Request::Ping { nonce }) => assert_eq!(a, nonce),
-                (RequestRef::Hello { worker: a, .. }, Request::Hello { worker, .. }) => {
-                    assert_eq!(a, worker);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(rest.is_empty());
-    }
-
-    #[test]
-    fn responses_round_trip() {
-        let responses = vec![
-            Response::HelloOk { node: NodeId(3) },
-            Response::HelloRefused { reason: Bytes::from_static(b"no") },
-            Response::Answer {
-                tag: 9,
-                status: AnswerStatus::Gap,
-                payload: Bytes::from_static(b"x"),
-            },
-            Response::PrimaryIs { shard: ShardId(1), term: Term(4), node: NodeId(2) },
-            Response::Pong { nonce: 1 },
-        ];
-        let mut wire = BytesMut::new();
-        for response in &responses {
-            response.encode(&mut wire);
-        }
-        let mut got = Vec::new();
-        while let Some(response) = Response::decode(&mut wire).unwrap() {
-            got.push(response);
-        }
-        assert_eq!(got, responses);
-        assert!(wire.is_empty());
-    }
-
-    #[test]
-    fn begin_write_equals_encode() {
-        let mut direct = BytesMut::new();
-        let h = header(3);
-        begin_write(ShardId(7), &h, &mut direct);
-        direct.put_slice(b"abc");
-        let Some(Request::Write { shard, record }) = Request::decode(&mut direct).unwrap() else {
-            panic!("not a write");
-        };
-        assert_eq!(shard, ShardId(7));
-        let mut record = record;
-        assert_eq!(split_record(&mut record).unwrap(), (h, Bytes::from_static(b"abc")));
-    }
-
-    #[test]
-    fn borrowed_answers_equal_owned_ones() {
-        let mut wire = BytesMut::new();
-        begin_answer(9, AnswerStatus::Gap, 3, &mut wire);
-        wire.put_slice(b"abc");
-        for end in 0..wire.len() {
-            assert_eq!(AnswerRef::decode(&wire[..end]), Ok(None));
-        }
-        let answer = AnswerRef { tag: 9, status: AnswerStatus::Gap, payload: b"abc" };
-        assert_eq!(AnswerRef::decode(&wire), Ok(Some((answer, wire.len()))));
-        let mut pong = BytesMut::new();
-        Response::Pong { nonce: u64::MAX }.encode(&mut pong);
-        pong.put_slice(&wire);
-        assert_eq!(AnswerRef::decode(&pong), Ok(None));
-        // A frame that is too short for its kind.
-        let mut wire = BytesMut::from(&[2, 0, 0, 0, KIND_ANSWER][..]);
-        wire.put_bytes(0, 20);
-        assert_eq!(AnswerRef::decode(&wire), Err(FrameError::Short));
-    }
-
-    #[test]
-    fn hostile_lengths_are_refused() {
-        let mut wire = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
-        assert_eq!(Request::decode(&mut wire), Err(FrameError::TooLong(u32::MAX as usize)));
-        // A record that claims a longer body than the frame has.
-        let mut wire = BytesMut::new();
-        begin_write(ShardId(1), &header(10), &mut wire);
-        let len = (wire.len() - 4) as u32;
-        wire[..4].copy_from_slice(&len.to_le_bytes());
-        assert_eq!(Request::decode(&mut wire), Err(FrameError::Short));
-    }
-}
+mod tests;

@@ -78,7 +78,7 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 
 # --- Which commands work here. ---
 
-NOT_YET_GROUPS = {"pubsub"}
+NOT_YET_GROUPS = set()
 NOT_YET = set("""
 monitor debug client|tracking client|trackinginfo client|caching client|getredir
 """.split())

@@ -3,6 +3,7 @@
 //! * `INFO`: a bulk string of `field:value` lines (fields in [`Executor::info`]);
 //! * `SLOWLOG GET [count] | LEN | RESET`: as Redis answers, without the client's address and name,
 //!   which only the proxy knows (it sees `["id", time, µs, [args], "", ""]`);
+//! * `PUBSUB …`: of all workers, as far as they are linked to this node;
 //! * `MEMORY STATS`: a map (RESP2: flat array) of names and integers of this replica.
 //!
 //! They are sent as reads and answered by the primary.
@@ -10,7 +11,7 @@
 use super::Executor;
 use crate::links::{begin_answer, finish_answer};
 use crate::shared::Follower;
-use holdfast_proto::frame::AnswerStatus;
+use holdfast_proto::frame::{AnswerStatus, ReadHeader};
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::resp::{encode, parse_array};
 use smallvec::SmallVec;
@@ -25,6 +26,8 @@ pub(crate) enum NodeCommand {
     SlowlogLen,
     SlowlogReset,
     MemoryStats,
+    /// PUBSUB with its arguments.
+    Pubsub(Vec<Vec<u8>>),
     /// A SLOWLOG subcommand or argument that is none.
     Wrong(&'static str),
 }
@@ -39,7 +42,7 @@ impl NodeCommand {
         // shorter than 4 or longer than 7 bytes, so its length is one digit.
         let name = body.get(8..12)?;
         let first = name[0] | 0x20;
-        if first != b'i' && first != b's' && first != b'm' {
+        if first != b'i' && first != b's' && first != b'm' && first != b'p' {
             return None;
         }
         let args = args_of(body);
@@ -51,6 +54,9 @@ impl NodeCommand {
         }
         if is(0, "memory") && is(1, "stats") {
             return Some(Self::MemoryStats);
+        }
+        if is(0, "pubsub") && args.len() > 1 {
+            return Some(Self::Pubsub(args[1..].iter().map(|arg| arg.to_vec()).collect()));
         }
         if !is(0, "slowlog") {
             return None;
@@ -80,7 +86,12 @@ pub(crate) fn args_of(body: &[u8]) -> SmallVec<[&[u8]; 8]> {
 }
 
 impl Executor {
-    pub(super) fn answer_node_command(&mut self, to: WorkerId, tag: u64, command: &NodeCommand) {
+    pub(super) fn answer_node_command(
+        &mut self,
+        to: WorkerId,
+        read: &ReadHeader,
+        command: &NodeCommand,
+    ) {
         let mut reply = Vec::new();
         match command {
             NodeCommand::Info => encode::bulk(&mut reply, self.info().as_bytes()),
@@ -91,10 +102,14 @@ impl Executor {
                 encode::ok(&mut reply);
             }
             NodeCommand::SlowlogGet(count) => self.slowlog_get(*count, &mut reply),
+            NodeCommand::Pubsub(args) => {
+                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                self.pubsub(&args, &mut reply);
+            }
             NodeCommand::Wrong(text) => encode::error(&mut reply, text),
         }
         if let Some(out) = self.replies.output(to) {
-            let start = begin_answer(out, tag);
+            let start = begin_answer(out, read.tag);
             out.extend_from_slice(&reply);
             finish_answer(out, start, AnswerStatus::Reply);
         }

@@ -8,6 +8,7 @@ pub(crate) mod checkpoint;
 mod duties;
 mod info;
 mod memory;
+mod publish;
 mod reads;
 mod slowlog;
 
@@ -22,8 +23,9 @@ use checkpoint::CheckpointJob;
 use duties::Duties;
 use holdfast_consensus::faults::{self, Point};
 use holdfast_consensus::{Committed, EntryKind};
-use holdfast_engine::{Engine, Outcomes};
+use holdfast_engine::{Engine, Outcomes, Watched};
 use holdfast_proto::bugs;
+use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::RECORD_HEADER_LEN;
 use holdfast_proto::frame::{BATCH_HEADER_LEN, BatchHeader, ReadHeader, RecordHeader, RecordOp};
 use holdfast_proto::ids::{LogIndex, WorkerId};
@@ -110,6 +112,8 @@ pub(crate) struct Executor {
     memory: MemoryLimit,
     slowlog: Slowlog,
     checkpoint: CheckpointJob,
+    /// `notify-keyspace-events`.
+    events: EventClasses,
     stopped: bool,
 }
 
@@ -130,6 +134,7 @@ impl Executor {
             duties: Duties::default(),
             memory: MemoryLimit::default(),
             slowlog: Slowlog::default(),
+            events: EventClasses::default(),
             stopped: false,
         };
         executor.take_settings(&spec);
@@ -216,7 +221,7 @@ impl Executor {
     }
 
     fn apply(&mut self, entries: Vec<Committed>) {
-        self.primary = self.shared.is_leader();
+        self.note_role();
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
         for entry in entries {
             if entry.index <= self.applied {
@@ -275,15 +280,18 @@ impl Executor {
                 clock = self.slowlog.observe(clock, body);
             }
         }
-        self.answer_outcomes();
+        self.answer_outcomes(entry.index);
         let counters = &self.shared.counters;
         counters.writes.fetch_add(u64::from(batch.count), Ordering::Relaxed);
         counters.batches.fetch_add(1, Ordering::Relaxed);
         self.checkpoint.count(u64::from(batch.count), entry.data.len() as u64);
     }
 
-    fn answer_outcomes(&mut self) {
+    fn answer_outcomes(&mut self, index: LogIndex) {
         if self.primary {
+            if !self.outcomes.effects.is_empty() {
+                self.deliver_effects(index);
+            }
             for (completion, payload) in self.outcomes.iter() {
                 self.replies.answer(completion.worker, completion.tag, completion.status, payload);
             }
@@ -297,8 +305,22 @@ impl Executor {
         self.stopped = true;
     }
 
+    fn note_role(&mut self) {
+        let primary = self.shared.is_leader();
+        if primary != self.primary {
+            self.primary = primary;
+            self.watch();
+        }
+    }
+
+    /// Tells the engine what to gather: nothing on a replica that does not answer.
+    fn watch(&mut self) {
+        let watched = Watched { events: self.events, keys: false, publications: true };
+        self.engine.watch(if self.primary { watched } else { Watched::default() });
+    }
+
     fn take_role(&mut self) {
-        self.primary = self.shared.is_leader();
+        self.note_role();
         if !self.primary {
             self.refuse_parked();
             self.duties = Duties::default();
@@ -322,6 +344,7 @@ impl Executor {
             }
         }
         self.applied = index;
+        self.watch();
         self.checkpoint.restored(index);
         self.publish();
         let shard = self.shared.shard;
@@ -332,6 +355,10 @@ impl Executor {
         self.slowlog.configure(&spec.settings);
         self.checkpoint.configure(spec);
         self.configure_memory(spec);
+        let events = spec.settings.get("notify-keyspace-events");
+        let events = events.and_then(|letters| EventClasses::parse(letters));
+        self.events = events.unwrap_or_default().effective();
+        self.watch();
     }
 
     /// Publishes what others read without asking.

@@ -12,6 +12,7 @@ use crate::links::{abandon_answer, begin_answer, finish_answer};
 use bytes::Bytes;
 use holdfast_engine::{Engine, ReadOutcome};
 use holdfast_proto::bugs;
+use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::{AnswerStatus, ReadHeader, ReadOp, flags};
 use holdfast_proto::ids::{LogIndex, WorkerId};
 use std::collections::VecDeque;
@@ -54,6 +55,12 @@ enum Served {
 }
 
 impl Reads {
+    fn holds_message(&self) -> bool {
+        let parked = self.rounds.iter().flat_map(|(_, reads)| reads);
+        let mut all = parked.chain(self.waiting.iter().map(|(_, read)| read));
+        all.any(|read| read.header.op == ReadOp::Publish)
+    }
+
     pub(crate) fn parked(&self) -> usize {
         self.waiting.len() + self.rounds.iter().map(|(_, reads)| reads.len()).sum::<usize>()
     }
@@ -69,7 +76,10 @@ impl Executor {
             return;
         }
         self.shared.counters.reads.fetch_add(batch.items.len() as u64, Ordering::Relaxed);
-        if !self.shared.lease_holds(clock::monotonic()) {
+        // A message must not overtake one that waits: whoever reads a channel sees an order.
+        let publishes = |item: &super::ReadItem| item.header.op == ReadOp::Publish;
+        let in_order = !batch.items.iter().any(publishes) || !self.reads.holds_message();
+        if !in_order || !self.shared.lease_holds(clock::monotonic()) {
             return self.park_for_round(batch);
         }
         let now_ms = self.engine.time_ms().max(self.shared.now_ms());
@@ -151,10 +161,14 @@ impl Executor {
         if waits && !is_written(&self.engine, worker, read) {
             return Served::Later(Condition::Written);
         }
+        if read.op == ReadOp::Publish {
+            self.publish_message(worker, read, body);
+            return Served::Yes;
+        }
         if read.op == ReadOp::Command
             && let Some(command) = super::info::NodeCommand::parse(body)
         {
-            self.answer_node_command(worker, read.tag, &command);
+            self.answer_node_command(worker, read, &command);
             return Served::Yes;
         }
         let Some(out) = self.replies.output(worker) else { return Served::Yes };
@@ -172,10 +186,13 @@ impl Executor {
             }
             ReadOutcome::Done => {
                 let status = match read.op {
-                    ReadOp::Command => AnswerStatus::Reply,
+                    ReadOp::Command | ReadOp::Publish => AnswerStatus::Reply,
                     ReadOp::WatchVersions => AnswerStatus::WatchVersions,
                 };
                 finish_answer(out, start, status);
+                if self.events.intersects(EventClasses::KEY_MISS) {
+                    self.deliver_read_effects();
+                }
             }
         }
         Served::Yes

@@ -5,10 +5,11 @@
 //! given back when they run empty and rare state is boxed.
 
 use super::open_reads::OpenReads;
+use super::pubsub::Subscriptions;
 use super::request::Handle;
 use super::transaction::{ExecRest, Transaction};
 use super::users::Account;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use holdfast_proto::bugs;
 use holdfast_proto::frame::Watch;
 use holdfast_proto::resp::{Decoder, RawRequest};
@@ -27,7 +28,7 @@ enum Item {
     Waiting,
     /// Waiting, and the client asked not to be told (CLIENT REPLY).
     Muted,
-    Ready(Bytes),
+    Ready(BytesMut),
 }
 
 /// Why a client's input is not processed further for now.
@@ -95,6 +96,8 @@ pub(crate) struct Client {
     replies: VecDeque<Item>,
     /// Number of the first item of `replies`; counts up and wraps.
     first_reply: u32,
+    /// Number of the last item that became ready before its turn; meaningless if it is gone.
+    last_ready: u32,
     pub(crate) authenticated: bool,
     /// Whose rights it has.
     pub(crate) account: Arc<Account>,
@@ -118,6 +121,10 @@ pub(crate) struct Client {
     pub(crate) blocked: Option<Handle>,
     /// QUIT was said: nothing more is read; closes when all is answered.
     pub(crate) quitting: bool,
+    /// `None`: not subscribed to anything.
+    pub(crate) subscriptions: Option<Box<Subscriptions>>,
+    /// Close at once, whatever is left to write.
+    pub(crate) cut: bool,
     /// Close once the output is written.
     pub(crate) closing: bool,
     /// Output is there that the shell was told about.
@@ -151,6 +158,7 @@ impl Client {
             output: BytesMut::new(),
             replies: VecDeque::new(),
             first_reply: 0,
+            last_ready: 0,
             authenticated: false,
             account,
             resp3: false,
@@ -167,6 +175,8 @@ impl Client {
             open_reads: OpenReads::default(),
             blocked: None,
             quitting: false,
+            subscriptions: None,
+            cut: false,
             closing: false,
             dirty: false,
             no_evict: false,
@@ -191,13 +201,21 @@ impl Client {
         number
     }
 
+    /// The last place in the reply order that waits for something.
+    pub(crate) fn last_outstanding(&self) -> Option<u32> {
+        let waits = |item: &Item| matches!(item, Item::Waiting | Item::Muted);
+        let offset = self.replies.iter().rposition(waits)?;
+        Some(self.first_reply.wrapping_add(offset as u32))
+    }
+
     /// Fills a reserved place and moves everything that is ready to the output.
     pub(crate) fn answer(&mut self, number: u32, reply: &[u8]) {
         let offset = number.wrapping_sub(self.first_reply) as usize;
         let Some(item) = self.replies.get_mut(offset) else { return };
         let muted = matches!(item, Item::Muted);
         if offset > 0 && !bugs::active(bugs::Bug::RepliesOutOfOrder) {
-            *item = Item::Ready(if muted { Bytes::new() } else { Bytes::copy_from_slice(reply) });
+            *item = Item::Ready(if muted { BytesMut::new() } else { BytesMut::from(reply) });
+            self.note_ready(number);
             return;
         }
         if !muted {
@@ -229,7 +247,49 @@ impl Client {
         }
         let mut reply = BytesMut::new();
         write(&mut reply);
-        self.replies.push_back(Item::Ready(reply.freeze()));
+        self.push_ready(reply);
+    }
+
+    /// As [`Client::expect_reply`], for what CLIENT REPLY does not silence.
+    pub(crate) fn expect_unmuted_reply(&mut self) -> u32 {
+        let number = self.first_reply.wrapping_add(self.replies.len() as u32);
+        self.replies.push_back(Item::Waiting);
+        number
+    }
+
+    /// As [`Client::reply_now`], for what CLIENT REPLY does not silence.
+    pub(crate) fn reply_pushed(&mut self, reply: &[u8]) {
+        if self.replies.is_empty() {
+            self.output.extend_from_slice(reply);
+        } else {
+            self.push_ready(BytesMut::from(reply));
+        }
+    }
+
+    /// Tells the client something that it did not ask for: after everything that is answered, be it
+    /// sent or not, and before whatever is not. How much then waits to be written with it.
+    pub(crate) fn push(&mut self, message: &[u8]) -> usize {
+        let offset = self.last_ready.wrapping_sub(self.first_reply) as usize;
+        let buffer = match self.replies.get_mut(offset) {
+            Some(Item::Ready(reply)) => reply,
+            _ => &mut self.output,
+        };
+        buffer.extend_from_slice(message);
+        buffer.len()
+    }
+
+    fn push_ready(&mut self, reply: BytesMut) {
+        let number = self.first_reply.wrapping_add(self.replies.len() as u32);
+        self.replies.push_back(Item::Ready(reply));
+        self.note_ready(number);
+    }
+
+    fn note_ready(&mut self, number: u32) {
+        let ahead = |number: u32| number.wrapping_sub(self.first_reply) as usize;
+        let known = ahead(self.last_ready);
+        if known >= self.replies.len() || ahead(number) > known {
+            self.last_ready = number;
+        }
     }
 
     /// Closes the connection once everything asked before is answered.

@@ -24,7 +24,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_proto::bugs;
 use holdfast_proto::frame::{
     AnswerRef, AnswerStatus, FrameError, ReadOp, ReadRequest, RecordHeader, RecordOp, Response,
-    UnblockReason, begin_write,
+    UnblockReason, begin_write, flags,
 };
 use holdfast_proto::ids::{NodeId, ShardId, Term};
 use holdfast_proto::slot::Slot;
@@ -153,9 +153,10 @@ impl WorkerCore {
                         Some(write) => (write.slot, write.seq),
                         None => (Slot::default(), 0),
                     };
+                let again = op == ReadOp::Publish && request.attempts > 0;
                 let read = ReadRequest {
                     shard: shard.id,
-                    flags: request.flags,
+                    flags: request.flags | if again { flags::RESENT } else { 0 },
                     db: request.db,
                     slot: request.slot,
                     tag,
@@ -260,6 +261,9 @@ impl WorkerCore {
                 self.actions.push(Action::CloseLink { link: link_index });
             }
             Response::Pong { .. } => {}
+            Response::Registered { number } => self.handle_registered(link_index, number),
+            Response::Message { message } => self.handle_message(&message),
+            Response::Invalidate { .. } => {}
         }
     }
 
@@ -270,6 +274,7 @@ impl WorkerCore {
             return;
         }
         self.links[link_index].state = LinkState::Ready;
+        self.register_everything(link_index);
         for shard in 0..self.router.shards.len() as u32 {
             if self.router.shards[shard as usize].primary.node == Some(node) {
                 self.flush(shard);
@@ -551,12 +556,14 @@ impl WorkerCore {
     /// command without effect.
     fn give_up(&mut self, index: u32) {
         let request = self.requests.get(index);
-        let unexecuted = request.attempts == 0 || matches!(request.kind, Kind::Read(_));
+        let read = matches!(request.kind, Kind::Read(_));
+        let unexecuted =
+            request.attempts == 0 || read && request.kind != Kind::Read(ReadOp::Publish);
         let unexecuted_text = unexecuted || bugs::active(bugs::Bug::UnknownCalledFailed);
         let text = if unexecuted_text { respond::SHARD_DOWN } else { respond::OUTCOME_UNKNOWN };
         self.router.shards[request.shard as usize].outage.failed += 1;
         self.stats.requests_failed += 1;
-        if unexecuted || request.was_blocked {
+        if unexecuted || read || request.was_blocked {
             let request = self.take_out(index);
             if request.was_blocked {
                 self.release_kept_reply(&request);

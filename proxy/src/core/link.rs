@@ -33,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) last_ping_us: u64,
     pub(crate) stuck: bool,
     nonce: u64,
+    /// The last registration of subscriptions that the node has taken note of.
+    pub(crate) registered: u64,
 }
 
 impl Link {
@@ -47,6 +49,7 @@ impl Link {
             last_ping_us: 0,
             stuck: false,
             nonce: 0,
+            registered: 0,
         }
     }
 
@@ -63,6 +66,7 @@ impl Link {
         self.last_heard_us = now_us;
         self.last_ping_us = now_us;
         self.stuck = false;
+        self.registered = 0;
         Frame::Hello { version: LINK_VERSION, cluster_id, secret, worker }.encode(&mut self.out);
     }
 

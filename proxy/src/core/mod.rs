@@ -14,6 +14,7 @@ mod local;
 mod open_reads;
 mod peers;
 mod proposals;
+mod pubsub;
 mod request;
 mod respond;
 mod router;
@@ -158,6 +159,7 @@ pub struct WorkerCore {
     peer_stats: Stats,
     peer_asks: slab::Slab<peers::PeerAsk>,
     proposals: slab::Slab<proposals::Proposal>,
+    pubsub: pubsub::PubSub,
     actions: Vec<Action>,
     dirty_clients: Vec<u32>,
     dirty_links: Vec<usize>,
@@ -211,6 +213,7 @@ impl WorkerCore {
             peer_stats: Stats::default(),
             peer_asks: slab::Slab::new(),
             proposals: slab::Slab::new(),
+            pubsub: pubsub::PubSub::new(worker.0),
             actions: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
@@ -255,6 +258,7 @@ impl WorkerCore {
         self.take_settings();
         self.take_users();
         self.finish_proposals();
+        self.configure_pubsub();
         self.settle();
     }
 
@@ -351,10 +355,14 @@ impl WorkerCore {
         })
     }
 
-    /// The bytes to write to a client, and whether it is to be closed after them. `None`: it is gone.
+    /// The bytes to write to a client, and whether it is to be closed after them. `None`: it is gone
+    /// or to be closed at once.
     pub fn client_output(&mut self, key: ClientKey) -> Option<(&mut BytesMut, bool)> {
         let client = self.clients.of_generation(key.index, key.generation)?;
         client.dirty = false;
+        if client.cut {
+            return None;
+        }
         let closing = client.closing;
         Some((&mut client.output, closing))
     }
@@ -373,10 +381,11 @@ impl WorkerCore {
         if self.clients.of_generation(key.index, key.generation).is_none() {
             return;
         }
-        if let Some(client) = self.clients.remove(key.index)
-            && let Some(blocked) = client.blocked
-        {
-            self.abandon_blocked(blocked);
+        if let Some(mut client) = self.clients.remove(key.index) {
+            self.forget_subscriptions(key.index, client.subscriptions.take());
+            if let Some(blocked) = client.blocked {
+                self.abandon_blocked(blocked);
+            }
         }
         self.settle();
     }
@@ -459,6 +468,7 @@ impl WorkerCore {
         self.tick_flow();
         self.tick_clients();
         self.finish_proposals();
+        self.tick_pubsub();
         self.settle();
     }
 
@@ -522,9 +532,10 @@ impl WorkerCore {
         loop {
             let freed = std::mem::take(&mut self.freed);
             self.unstall(freed);
-            let Some((index, generation)) = self.resumable.pop() else { return };
+            let Some((index, generation)) = self.resumable.pop() else { break };
             self.resume_client(index, generation);
         }
+        self.register_changes();
     }
 
     /// xorshift64: good enough to pick a shard.

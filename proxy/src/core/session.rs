@@ -6,6 +6,7 @@
 use super::client::{ReplyMode, Stall};
 use super::flow::{Draft, READ_COMMAND, WRITE_COMMAND};
 use super::local::{Handler, LocalCommand, SENTINEL, table};
+use super::pubsub::confinement_error;
 use super::request::{Handle, Kind, Owner, Request};
 use super::{WorkerCore, respond, stats};
 use bytes::{Bytes, BytesMut};
@@ -163,6 +164,9 @@ impl WorkerCore {
             return self.park(index, request, Stall::Paused);
         }
         let Some(client) = self.clients.get_mut(index) else { return };
+        if let Some(text) = confinement_error(client, resolved.spec.name) {
+            return self.reject(index, resolved.index, &text);
+        }
         let leaves = matches!(resolved.spec.name, "quit" | "reset");
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
             return self.queue_in_transaction(index, resolved, request);
@@ -180,6 +184,7 @@ impl WorkerCore {
             Handler::Gather(gather) => self.gather(index, resolved, gather, &request),
             Handler::Script => self.handle_script(index, resolved, request),
             Handler::ScriptCache => self.handle_script_cache(index, resolved, request),
+            Handler::Push(command) => self.handle_push_command(index, resolved, command, request),
             Handler::Multi => self.handle_multi(index),
             Handler::Exec => self.handle_exec(index, resolved),
             Handler::Discard => self.handle_discard(index),

@@ -36,6 +36,12 @@ pub struct Stats {
     pub denied_keys: u64,
     pub denied_channels: u64,
     pub protocol_errors: u64,
+    /// Messages given to clients.
+    pub messages_delivered: u64,
+    /// Messages that came again after a failover and were dropped.
+    pub messages_repeated: u64,
+    /// Subscribers cut off because they read too slowly.
+    pub subscribers_cut: u64,
     /// By index in the command table.
     pub by_command: Vec<CommandStats>,
     /// Error replies by their first word.
@@ -146,6 +152,9 @@ impl Stats {
         self.denied_keys += other.denied_keys;
         self.denied_channels += other.denied_channels;
         self.protocol_errors += other.protocol_errors;
+        self.messages_delivered += other.messages_delivered;
+        self.messages_repeated += other.messages_repeated;
+        self.subscribers_cut += other.subscribers_cut;
         if self.by_command.len() < other.by_command.len() {
             self.by_command.resize(other.by_command.len(), CommandStats::default());
         }

@@ -6,6 +6,7 @@
 
 use super::client::{Client, Stall, Watches};
 use super::local::{ACCEPT, Handler, LocalCommand};
+use super::pubsub::{PushCommand, run_subscription};
 use super::request::Kind;
 use super::session::{Resolved, Route};
 use super::{WorkerCore, respond};
@@ -114,6 +115,9 @@ impl WorkerCore {
             Handler::Local(run) => Queued::Local(run, request),
             // Without effect here, as in Redis: EXEC compares the watches all the same.
             Handler::Unwatch => Queued::Local(ACCEPT, request),
+            Handler::Push(PushCommand::Subscription) => Queued::Local(run_subscription, request),
+            // Delivered by whichever shard executes the transaction.
+            Handler::Push(PushCommand::Publish { .. }) => Queued::Shard(request),
             Handler::Unsupported => {
                 let text = respond::not_supported(resolved.spec);
                 return self.reject(index, resolved.index, &text);

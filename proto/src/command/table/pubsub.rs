@@ -10,7 +10,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Listen for messages published to channels matching the given patterns",
             since: "2.0.0", complexity: Some("O(N) where N is the number of patterns the client is already subscribed to."),
@@ -31,7 +31,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Post a message to a channel",
             since: "2.0.0", complexity: Some("O(N+M) where N is the number of clients subscribed to the receiving channel and M is the total number of subscribed patterns (by any client)."),
@@ -51,7 +51,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for Pub/Sub commands",
             since: "2.8.0", complexity: Some("Depends on subcommand."),
@@ -67,7 +67,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List active channels",
                     since: "2.8.0", complexity: Some("O(N) where N is the number of active channels, and assuming constant time pattern matching (relatively short channels and patterns)"),
@@ -86,7 +86,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Show helpful text about the different subcommands",
                     since: "6.2.0", complexity: Some("O(1)"),
@@ -103,7 +103,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get the count of unique patterns pattern subscriptions",
                     since: "2.8.0", complexity: Some("O(1)"),
@@ -120,7 +120,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get the count of subscribers for channels",
                     since: "2.8.0", complexity: Some("O(N) for the NUMSUB subcommand, where N is the number of requested channels"),
@@ -139,7 +139,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "List active shard channels",
                     since: "7.0.0", complexity: Some("O(N) where N is the number of active shard channels, and assuming constant time pattern matching (relatively short shard channels)."),
@@ -158,7 +158,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get the count of subscribers for shard channels",
                     since: "7.0.0", complexity: Some("O(N) for the SHARDNUMSUB subcommand, where N is the number of requested shard channels"),
@@ -179,7 +179,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Stop listening for messages posted to channels matching the given patterns",
             since: "2.0.0", complexity: Some("O(N+M) where N is the number of patterns the client is already subscribed and M is the number of total patterns subscribed in the system (by any client)."),
@@ -200,7 +200,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::NOT_KEY), begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Post a message to a shard channel",
             since: "7.0.0", complexity: Some("O(N) where N is the number of clients subscribed to the receiving shard channel."),
@@ -222,7 +222,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::NOT_KEY), begin: Begin::Index(1), find: Find::Range { last: -1, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Listen for messages published to the given shard channels",
             since: "7.0.0", complexity: Some("O(N) where N is the number of shard channels to subscribe to."),
@@ -241,7 +241,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Listen for messages published to the given channels",
             since: "2.0.0", complexity: Some("O(N) where N is the number of channels to subscribe to."),
@@ -262,7 +262,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
             KeySpec { flags: KeyFlags(key::NOT_KEY), begin: Begin::Index(1), find: Find::Range { last: -1, step: 1, limit: 0 }, notes: None },
         ],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Stop listening for messages posted to the given shard channels",
             since: "7.0.0", complexity: Some("O(N) where N is the number of clients already subscribed to a shard channel."),
@@ -281,7 +281,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Stop listening for messages posted to the given channels",
             since: "2.0.0", complexity: Some("O(N) where N is the number of clients already subscribed to a channel."),

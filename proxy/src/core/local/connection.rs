@@ -10,8 +10,15 @@ use holdfast_proto::resp::{RawRequest, encode};
 /// What clients are told the server is; they choose their features by it.
 pub(crate) const REDIS_VERSION: &str = "7.2.4";
 
-pub(super) fn ping(_: &mut WorkerCore, _: u32, request: &RawRequest, out: &mut BytesMut) {
+pub(super) fn ping(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
+    let client = core.clients.get(index);
+    let subscriber = client.is_some_and(|client| client.is_subscriber() && !client.resp3);
     match request.len() {
+        1 | 2 if subscriber => {
+            encode::array(out, 2);
+            encode::bulk(out, b"pong");
+            encode::bulk(out, if request.len() == 2 { request.arg(1) } else { b"" });
+        }
         1 => encode::simple(out, "PONG"),
         2 => encode::bulk(out, request.arg(1)),
         _ => encode::error(out, "ERR wrong number of arguments for 'ping' command"),
@@ -114,6 +121,9 @@ pub(super) fn reset(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut
     let open = core.is_open();
     let account = core.users.default_user().clone();
     let Some(client) = core.clients.get_mut(index) else { return };
+    let subscriptions = client.subscriptions.take();
+    core.forget_subscriptions(index, subscriptions);
+    let Some(client) = core.clients.get_mut(index) else { return };
     client.transaction = None;
     client.forget_watches();
     client.resp3 = false;
@@ -158,7 +168,7 @@ pub(super) fn unknown_subcommand(name: &str, request: &RawRequest, out: &mut Byt
 }
 
 /// A HELP reply: one status per line.
-pub(super) fn help(out: &mut BytesMut, lines: &[&str]) {
+pub(crate) fn help(out: &mut BytesMut, lines: &[&str]) {
     encode::array(out, lines.len());
     for line in lines {
         encode::simple(out, line);

@@ -9,7 +9,10 @@ mod connection;
 mod info;
 mod server;
 
+pub(crate) use connection::help;
+
 use super::WorkerCore;
+use super::pubsub::PushCommand;
 use super::scatter::Spread;
 use bytes::BytesMut;
 use holdfast_proto::command::{self as commands, CommandSpec, Group, Support};
@@ -34,6 +37,8 @@ pub(crate) enum Handler {
     Script,
     /// SCRIPT and FUNCTION.
     ScriptCache,
+    /// Subscriptions and messages.
+    Push(PushCommand),
     Multi,
     Exec,
     Discard,
@@ -97,6 +102,11 @@ fn handler_of(spec: &'static CommandSpec) -> Handler {
         "flushall" | "flushdb" | "swapdb" => Handler::Spread(Spread::All),
         "scan" => Handler::Spread(Spread::Scan),
         "randomkey" => Handler::Spread(Spread::RandomKey),
+        "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe"
+        | "sunsubscribe" => Handler::Push(PushCommand::Subscription),
+        "publish" => Handler::Push(PushCommand::Publish { sharded: false }),
+        "spublish" => Handler::Push(PushCommand::Publish { sharded: true }),
+        "pubsub" => Handler::Push(PushCommand::Introspect),
         "info" => Handler::Gather(Gather::Info),
         "slowlog" => Handler::Gather(Gather::Slowlog),
         "eval" | "eval_ro" | "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro" => Handler::Script,

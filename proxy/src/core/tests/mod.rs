@@ -3,6 +3,7 @@
 mod acl;
 mod commands;
 mod failover;
+mod pubsub;
 mod random;
 mod scatter;
 mod script;
@@ -10,6 +11,7 @@ mod transaction;
 
 use super::*;
 use bytes::{BufMut, Bytes};
+use holdfast_proto::frame::push::Registration;
 use holdfast_proto::frame::{
     AnswerStatus, RECORD_HEADER_LEN, ReadRequest, RecordHeader, Request as Frame, split_record,
 };
@@ -69,6 +71,8 @@ pub(super) struct World {
     pub(super) now_ms: u64,
     pub(super) actions: Vec<Action>,
     greeted: Vec<bool>,
+    /// Registrations of subscriptions by link: topic, name and clients, in words.
+    pub(super) registered: Vec<(usize, u64, String)>,
 }
 
 /// Shards `1..=shards` over the slots in equal parts, shard `n`'s primary on node `n`; nodes 1 to 3.
@@ -121,7 +125,13 @@ impl World {
         };
         let now = Now { monotonic: Duration::from_secs(1), unix_us: 1 };
         let core = WorkerCore::new(config, WorkerId(9), Arc::new(topology), now);
-        let mut world = Self { core, now_ms: 1000, actions: Vec::new(), greeted: vec![false; 3] };
+        let mut world = Self {
+            core,
+            now_ms: 1000,
+            actions: Vec::new(),
+            greeted: vec![false; 3],
+            registered: Vec::new(),
+        };
         for link in 0..3 {
             world.connect(link);
         }
@@ -191,6 +201,9 @@ impl World {
             match frame {
                 Frame::Hello { .. } => self.greeted[link] = true,
                 Frame::Ping { .. } => {}
+                Frame::Register { number, entries } => {
+                    self.registered.push((link, number, words_of(&entries)));
+                }
                 Frame::Read(read) => all.push(Received::Read(read)),
                 Frame::Write { shard, record } => {
                     let mut record = record;
@@ -256,6 +269,16 @@ impl World {
         self.core.take_dirty(&mut Vec::new(), &mut Vec::new(), &mut self.actions);
         std::mem::take(&mut self.actions)
     }
+}
+
+/// Registrations as "channel news 2, pattern n* 1".
+fn words_of(mut entries: &[u8]) -> String {
+    let mut words = Vec::new();
+    while !entries.is_empty() {
+        let Registration { topic, name, clients } = Registration::decode(&mut entries).unwrap();
+        words.push(format!("{topic:?} {} {clients}", String::from_utf8_lossy(name)));
+    }
+    words.join(", ").to_lowercase()
 }
 
 pub(super) fn texts(received: &[Received]) -> Vec<String> {
