@@ -95,6 +95,14 @@ impl ClusterAccess {
         Ok(())
     }
 
+    pub async fn set_settings(
+        &self,
+        settings: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<()> {
+        self.client.set_settings(settings).await?;
+        Ok(())
+    }
+
     /// Every shard has a primary that serves now, not one remembered from before a restart, and a
     /// proxy has registered.
     pub async fn shards_serve(&self) -> bool {

@@ -3,9 +3,9 @@
 //! In reading order: [`ids`] and [`slot`] are the vocabulary; [`frame`] is the link protocol
 //! between proxies and nodes and the command record that is also the unit of the replicated log;
 //! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command and
-//! [`parameters`] that of CONFIG's parameters; [`acl`] says what users may do;
-//! [`sha1`] names scripts; [`sentinel_client`] calls the sentinels' service and follows the cluster's
-//! topology; [`settings`] is what all configuration files have in common;
+//! [`parameters`] that of CONFIG's parameters; [`acl`] says what users may do, [`placement`] which keys
+//! share a slot by rule; [`sha1`] names scripts; [`sentinel_client`] calls the sentinels' service and
+//! follows the cluster's topology; [`settings`] is what all configuration files have in common;
 //! [`v1`] holds the gRPC services and messages generated from `proto/holdfast.proto`.
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod frame;
 pub mod glob;
 pub mod ids;
 pub mod parameters;
+pub mod placement;
 pub mod resp;
 pub mod sentinel_client;
 pub mod settings;

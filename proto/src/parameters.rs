@@ -4,6 +4,7 @@
 //! more when the sentinels apply it to the cluster's metadata; all of them ask [`check`].
 
 use crate::events::EventClasses;
+use crate::placement::{self, Placement};
 use std::collections::BTreeMap;
 
 /// Values that a parameter can have.
@@ -25,6 +26,8 @@ pub enum Kind {
     BufferLimits,
     /// Percentiles between 0 and 100.
     Percentiles,
+    /// Co-location rules.
+    Rules,
 }
 
 /// What changing a parameter means.
@@ -32,6 +35,8 @@ pub enum Kind {
 pub enum Scope {
     /// Stored in the cluster's metadata; holds for all proxies and nodes.
     Cluster,
+    /// As [`Scope::Cluster`], but only the operator may change it, not clients.
+    Operator,
     /// Decided elsewhere (by the configuration files, by the persistence mode); shown only.
     Fixed,
 }
@@ -64,6 +69,10 @@ const LONG_MAX: i64 = i64::MAX;
 
 const fn cluster(name: &'static str, kind: Kind, default: &'static str) -> Parameter {
     Parameter { name, alias: "", kind, scope: Scope::Cluster, default }
+}
+
+const fn operator(name: &'static str, kind: Kind, default: &'static str) -> Parameter {
+    Parameter { name, alias: "", kind, scope: Scope::Operator, default }
 }
 
 const fn fixed(name: &'static str, default: &'static str) -> Parameter {
@@ -106,6 +115,9 @@ pub const PARAMETERS: &[Parameter] = &[
     cluster("client-output-buffer-limit", Kind::BufferLimits, BUFFER_LIMITS),
     cluster("client-query-buffer-limit", Kind::Memory(1024 * 1024), "1073741824"),
     fixed("cluster-enabled", "no"),
+    operator(placement::SETTING, Kind::Rules, ""),
+    // Which commands clients are refused: see `docs/operations.md`.
+    operator("command-profile", Kind::Choice(&["open", "managed"]), "open"),
     fixed("daemonize", "no"),
     fixed("databases", "16"),
     fixed("dbfilename", "dump.rdb"),
@@ -164,6 +176,7 @@ pub const PARAMETERS: &[Parameter] = &[
     fixed("replicaof", ""),
     cluster(REQUIREPASS, Kind::Text, ""),
     fixed("save", ""),
+    operator("scripting", Kind::Bool, "yes"),
     cluster("set-max-intset-entries", Kind::Integer(0, LONG_MAX), "512"),
     cluster("set-max-listpack-entries", Kind::Integer(0, LONG_MAX), "128"),
     cluster("set-max-listpack-value", Kind::Integer(0, LONG_MAX), "64"),
@@ -237,6 +250,7 @@ pub fn check(parameter: &Parameter, value: &str, current: &str) -> Result<String
             Some(classes) => Ok(classes.to_string()),
             None => refuse("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned()),
         },
+        Kind::Rules => Placement::parse(value).map(|rules| rules.describe()).map_err(BadValue),
         Kind::BufferLimits => merged_limits(value, current),
         Kind::Percentiles => percentiles(value),
     }

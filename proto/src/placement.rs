@@ -125,7 +125,9 @@ impl Placement {
 
 fn parse_rule(text: &str) -> Result<Rule, String> {
     let wrong = || {
-        format!("'{text}' is no co-location rule: database N [slot S] or prefix P [slot S] expected")
+        format!(
+            "'{text}' is no co-location rule: database N [slot S] or prefix P [slot S] expected"
+        )
     };
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     let (kind, value, slot) = match words[..] {
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn only_rules_that_move_keys_differ() {
-        let (old, new) = (rules("database 1; prefix a; prefix b"), rules("prefix a; prefix b slot 3"));
+        let (old, new) =
+            (rules("database 1; prefix a; prefix b"), rules("prefix a; prefix b slot 3"));
         let prefix_b = Subject::Prefix("b".to_owned());
         assert_eq!(old.differences(&new), [&Subject::Database(1), &prefix_b]);
         assert!(old.differences(&old).is_empty());

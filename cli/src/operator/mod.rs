@@ -1,8 +1,10 @@
 //! The operator's commands: one file each, tables for people, `--json` for programs.
 
+mod colocation;
 mod connection;
 mod events;
 mod failover;
+mod parameters;
 mod replica;
 mod status;
 
@@ -20,6 +22,12 @@ pub(crate) enum OperatorCommand {
     Replica(replica::ReplicaCommand),
     /// Show what happened: elections, failovers, restarts, changes.
     Events(events::EventsArgs),
+    /// Show or change the cluster's settings.
+    #[command(subcommand)]
+    Parameters(parameters::ParametersCommand),
+    /// Put databases or prefixes into one hash slot each.
+    #[command(subcommand)]
+    Colocation(colocation::ColocationCommand),
     /// Show how clients connect.
     Connection(connection::ConnectionArgs),
 }
@@ -32,6 +40,8 @@ pub(crate) fn run(command: &OperatorCommand, cluster: &ClusterArgs) -> anyhow::R
             OperatorCommand::Failover(args) => failover::run(args, cluster).await,
             OperatorCommand::Replica(command) => replica::run(command, cluster).await,
             OperatorCommand::Events(args) => events::run(args, cluster).await,
+            OperatorCommand::Parameters(command) => parameters::run(command, cluster).await,
+            OperatorCommand::Colocation(command) => colocation::run(command, cluster).await,
             OperatorCommand::Connection(args) => connection::run(args, cluster),
         }
     })

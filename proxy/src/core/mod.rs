@@ -13,6 +13,7 @@ mod link;
 mod local;
 mod open_reads;
 mod peers;
+mod profile;
 mod proposals;
 mod pubsub;
 mod request;
@@ -36,6 +37,7 @@ use bytes::{Buf, BytesMut};
 use client::{Client, Clients, Stall};
 use holdfast_proto::frame::{AnswerRef, FrameError, Response};
 use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
+use holdfast_proto::placement::{self, Placement};
 use holdfast_proto::resp::Limits;
 use holdfast_proto::{parameters, v1};
 use link::{Link, LinkState};
@@ -150,6 +152,10 @@ pub struct WorkerCore {
     limits: Limits,
     /// Most bytes that wait to be read by a normal client before it is cut; 0: no limit.
     output_hard_bytes: u64,
+    /// Co-location rules.
+    placement: Placement,
+    /// Commands that the profile refuses, by index in the table; empty: none.
+    refused: Vec<bool>,
     users: users::Users,
     refusals: users::RefusalLog,
     /// By ACL GENPASS, so that none comes twice.
@@ -206,6 +212,8 @@ impl WorkerCore {
             client_pause: None,
             limits: Limits::AUTHENTICATED,
             output_hard_bytes: 0,
+            placement: Placement::default(),
+            refused: Vec::new(),
             users: users::Users::new(),
             refusals: users::RefusalLog::default(),
             passwords_generated: 0,
@@ -561,6 +569,16 @@ impl WorkerCore {
         let longest = Limits::AUTHENTICATED.bulk_len_max;
         let bulk_len_max = number("proto-max-bulk-len").map_or(longest, |max| max as usize);
         let outputs = self.setting("client-output-buffer-limit").map(parameters::buffer_limits);
+        let rules = self.setting(placement::SETTING).map(Placement::parse);
+        let managed = self.setting("command-profile") == Some("managed");
+        let scripting = self.setting("scripting") != Some("no");
+        match rules {
+            None => self.placement = Placement::default(),
+            Some(Ok(rules)) => self.placement = rules,
+            // The sentinels check what they store; a newer version may know more.
+            Some(Err(error)) => tracing::error!(%error, "co-location rules make no sense"),
+        }
+        self.refused = profile::refused(managed, scripting);
         self.limits.bulk_len_max = bulk_len_max.min(longest);
         self.output_hard_bytes = outputs.map_or(0, |[normal, ..]| normal.hard_bytes);
     }

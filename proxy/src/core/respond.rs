@@ -25,6 +25,8 @@ pub(crate) const SORT_BY_DENIED: &str =
     "ERR BY option of SORT denied due to insufficient ACL permissions.";
 pub(crate) const SORT_GET_DENIED: &str =
     "ERR GET option of SORT denied due to insufficient ACL permissions.";
+pub(crate) const SWAPDB_PINNED: &str =
+    "ERR SWAPDB is not possible while a co-location rule pins one of the databases";
 pub(crate) const BAD_CURSOR: &str = "ERR invalid cursor";
 /// Written to a connection that is refused, before it is closed.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";

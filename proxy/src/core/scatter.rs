@@ -87,6 +87,9 @@ impl WorkerCore {
         if self.router.shards.len() <= 1 {
             return self.route_data(index, resolved, request);
         }
+        if resolved.spec.name == "swapdb" && self.swaps_pinned(&request) {
+            return self.reject(index, resolved.index, respond::SWAPDB_PINNED);
+        }
         match spread {
             Spread::Values | Spread::Pairs | Spread::Count => {
                 self.split_keys(index, resolved, spread, request);
@@ -101,19 +104,29 @@ impl WorkerCore {
         }
     }
 
+    /// Would keys of a database change places with those of one that a rule keeps elsewhere?
+    fn swaps_pinned(&self, request: &RawRequest) -> bool {
+        let database = |at: usize| std::str::from_utf8(request.arg(at)).ok()?.parse::<u16>().ok();
+        [1, 2]
+            .into_iter()
+            .filter_map(database)
+            .any(|db| self.placement.slot_of_database(db).is_some())
+    }
+
     /// One part per shard that owns some of the keys.
     fn split_keys(&mut self, index: u32, resolved: Resolved, spread: Spread, request: RawRequest) {
         if spread == Spread::Pairs && request.len().is_multiple_of(2) {
             let text = holdfast_proto::command::arity_error(resolved.spec);
             return self.reject(index, resolved.index, &text);
         }
-        if let Route::One { shard, slot } = self.route(resolved.spec, &request) {
+        let db = self.db_of(index);
+        if let Route::One { shard, slot } = self.route(db, resolved.spec, &request) {
             return self.forward(index, resolved, request, shard, slot);
         }
         let step = if spread == Spread::Pairs { 2 } else { 1 };
         let mut groups: Vec<(u32, Slot, Vec<u32>)> = Vec::new();
         for position in (1..request.len()).step_by(step) {
-            let slot = Slot::of_key(request.arg(position));
+            let slot = self.placement.slot_of(db, request.arg(position));
             let Some(shard) = self.router.shard_of(slot) else {
                 return self.reject(index, resolved.index, respond::SLOT_NOT_SERVED);
             };
@@ -127,6 +140,9 @@ impl WorkerCore {
         }
         if let [(shard, slot, _)] = groups[..] {
             return self.forward(index, resolved, request, shard, slot);
+        }
+        if resolved.spec.is_write() && self.setting("strict-multi-key") == Some("yes") {
+            return self.reject(index, resolved.index, respond::CROSSSLOT);
         }
         let bodies = groups
             .iter()

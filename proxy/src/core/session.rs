@@ -157,6 +157,9 @@ impl WorkerCore {
         if !client.authenticated && !resolved.spec.flags.has(flag::NO_AUTH) {
             return self.reject(index, resolved.index, respond::NOAUTH);
         }
+        if self.refused.get(resolved.index as usize) == Some(&true) {
+            return self.reject(index, resolved.index, &super::profile::text(resolved.spec.name));
+        }
         if self.refuse_unpermitted(index, resolved, &request) {
             return;
         }
@@ -171,11 +174,13 @@ impl WorkerCore {
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
             return self.queue_in_transaction(index, resolved, request);
         }
-        if (is_logged(resolved.spec, &request) || matches!(resolved.handler, Handler::Exec))
-            && let Some(client) = self.clients.get_mut(index)
-            && let Some(reply) = client.read_before_write(single_key_slot(&resolved, &request))
-        {
-            return self.park(index, request, Stall::Reply(reply));
+        if is_logged(resolved.spec, &request) || matches!(resolved.handler, Handler::Exec) {
+            let slot = self.single_key_slot(index, &resolved, &request);
+            if let Some(client) = self.clients.get_mut(index)
+                && let Some(reply) = client.read_before_write(slot)
+            {
+                return self.park(index, request, Stall::Reply(reply));
+            }
         }
         match resolved.handler {
             Handler::Data => self.route_data(index, resolved, request),
@@ -298,7 +303,8 @@ impl WorkerCore {
 
     /// A data command: to the shard of its keys, or Redis's error.
     pub(crate) fn route_data(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
-        match self.route(resolved.spec, &request) {
+        let db = self.db_of(index);
+        match self.route(db, resolved.spec, &request) {
             Route::One { shard, slot } => self.forward(index, resolved, request, shard, slot),
             Route::Keyless => match self.router.serving_shards().first() {
                 Some(&shard) => {
@@ -320,24 +326,69 @@ impl WorkerCore {
         }
     }
 
+    /// The database that a client's next command is for, also inside MULTI.
+    pub(crate) fn db_of(&self, index: u32) -> u16 {
+        let Some(client) = self.clients.get(index) else { return 0 };
+        client.transaction.as_ref().and_then(|t| t.selected()).unwrap_or(client.db)
+    }
+
     /// Where the keys of a command live.
-    pub(crate) fn route(&self, spec: &'static CommandSpec, request: &RawRequest) -> Route {
-        if is_single_key(spec) {
-            return self.route_key(request.arg(1));
+    pub(crate) fn route(&self, db: u16, spec: &'static CommandSpec, request: &RawRequest) -> Route {
+        let is_plain = spec.first_key == 1
+            && spec.last_key == 1
+            && !spec.flags.has(flag::MOVABLEKEYS)
+            && (self.placement.is_empty() || spec.name != "move");
+        if is_plain {
+            return self.route_slot(self.placement.slot_of(db, request.arg(1)));
         }
         let args: SmallVec<[&[u8]; 16]> = request.iter().collect();
         let Ok(positions) = command::keys(spec, &args) else { return Route::Invalid };
         let mut keys = positions.iter().map(|position| args[position.index as usize]);
-        let Some(first) = keys.next() else { return Route::Keyless };
-        let slot = Slot::of_key(first);
-        if self.router.shards.len() > 1 && keys.any(|key| Slot::of_key(key) != slot) {
+        let Some(first) = keys.next() else {
+            // Keys that a script makes up are at least in the database's shard.
+            return match self.placement.slot_of_database(db) {
+                Some(slot) => self.route_slot(slot),
+                None => Route::Keyless,
+            };
+        };
+        let slot = self.placement.slot_of(db, first);
+        let several = self.router.shards.len() > 1;
+        if several && keys.any(|key| self.placement.slot_of(db, key) != slot) {
+            return Route::Many;
+        }
+        if several && self.goes_elsewhere(db, slot, spec, &args) {
             return Route::Many;
         }
         self.route_slot(slot)
     }
 
-    pub(crate) fn route_key(&self, key: &[u8]) -> Route {
-        self.route_slot(Slot::of_key(key))
+    /// Does COPY or MOVE name a database whose keys are on another shard by rule?
+    fn goes_elsewhere(&self, db: u16, slot: Slot, spec: &CommandSpec, args: &[&[u8]]) -> bool {
+        let (target, key) = match spec.name {
+            "move" => (args.get(2), args[1]),
+            "copy" => {
+                let word = args.iter().skip(3).position(|arg| arg.eq_ignore_ascii_case(b"db"));
+                (word.and_then(|at| args.get(at + 4)), args[2])
+            }
+            _ => return false,
+        };
+        let target = target.and_then(|db| std::str::from_utf8(db).ok()?.parse::<u16>().ok());
+        target.is_some_and(|target| {
+            target != db
+                && self.router.shard_of(self.placement.slot_of(target, key))
+                    != self.router.shard_of(slot)
+        })
+    }
+
+    /// The slot of a command with one key; `None` if it may touch several slots.
+    fn single_key_slot(
+        &self,
+        index: u32,
+        resolved: &Resolved,
+        request: &RawRequest,
+    ) -> Option<Slot> {
+        let single = matches!(resolved.handler, Handler::Data) && is_single_key(resolved.spec);
+        single.then(|| self.placement.slot_of(self.db_of(index), request.arg(1)))
     }
 
     fn route_slot(&self, slot: Slot) -> Route {
@@ -556,12 +607,6 @@ fn is_sentinel(request: &RawRequest) -> bool {
 /// Its only key is its first argument.
 fn is_single_key(spec: &CommandSpec) -> bool {
     spec.first_key == 1 && spec.last_key == 1 && !spec.flags.has(flag::MOVABLEKEYS)
-}
-
-/// The slot of a command with one key; `None` if it may touch several slots.
-fn single_key_slot(resolved: &Resolved, request: &RawRequest) -> Option<Slot> {
-    let single = matches!(resolved.handler, Handler::Data) && is_single_key(resolved.spec);
-    single.then(|| Slot::of_key(request.arg(1)))
 }
 
 /// A line of an HTTP request that is no Redis command.

@@ -32,6 +32,8 @@ pub(crate) struct Transaction {
     pub(crate) aborted: bool,
     /// Of the users, when its first command was checked.
     users_version: u64,
+    /// By the last SELECT in it.
+    db: Option<u16>,
 }
 
 /// One queued command.
@@ -132,6 +134,9 @@ impl WorkerCore {
             transaction.queue.clear();
             return self.reject(index, resolved.index, "ERR the transaction is too large");
         }
+        if resolved.spec.name == "select" {
+            transaction.db = queued.selected().or(transaction.db);
+        }
         transaction.queue.push(queued);
         self.reply_with(index, |out| encode::simple(out, "QUEUED"));
     }
@@ -143,7 +148,8 @@ impl WorkerCore {
         resolved: Resolved,
         request: &RawRequest,
     ) -> Result<(), &'static str> {
-        let place = match self.route(resolved.spec, request) {
+        let db = self.db_of(index);
+        let place = match self.route(db, resolved.spec, request) {
             Route::One { shard, slot } => (shard, slot),
             Route::Keyless | Route::Invalid => match *self.router.serving_shards() {
                 [shard] => (shard, self.keyless_slot(shard)),
@@ -291,7 +297,8 @@ impl WorkerCore {
         if client.transaction.is_some() {
             return self.reply_error(index, respond::WATCH_INSIDE_MULTI);
         }
-        let (shard, slot) = match self.route(resolved.spec, &request) {
+        let db = self.db_of(index);
+        let (shard, slot) = match self.route(db, resolved.spec, &request) {
             Route::One { shard, slot } => (shard, slot),
             Route::Unserved => return self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
             _ => return self.reject(index, resolved.index, respond::CROSSSLOT),
@@ -342,6 +349,11 @@ impl Transaction {
         })
     }
 
+    /// The database that a queued SELECT chooses.
+    pub(crate) fn selected(&self) -> Option<u16> {
+        self.db
+    }
+
     /// Commands queued so far.
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
@@ -365,6 +377,12 @@ impl Queued {
             request.raw = Bytes::copy_from_slice(&request.raw);
         }
         self
+    }
+
+    /// The database of a SELECT.
+    fn selected(&self) -> Option<u16> {
+        let (Self::Shard(request) | Self::Local(_, request)) = self;
+        std::str::from_utf8(request.arg(1)).ok()?.parse().ok()
     }
 
     fn len_bytes(&self) -> usize {

@@ -21,7 +21,10 @@ pub(super) fn cluster(core: &mut WorkerCore, index: u32, request: &RawRequest, o
         b"shards" => shards(core, resp3, out),
         b"nodes" => encode::verbatim(out, b"txt", nodes(core).as_bytes(), resp3),
         b"info" => encode::verbatim(out, b"txt", info(core).as_bytes(), resp3),
-        b"keyslot" => encode::integer(out, i64::from(Slot::of_key(request.arg(2)).get())),
+        b"keyslot" => {
+            let slot = core.placement.slot_of(core.db_of(index), request.arg(2));
+            encode::integer(out, i64::from(slot.get()));
+        }
         b"myid" | b"myshardid" => encode::bulk(out, core.cluster_node_id().as_bytes()),
         b"countkeysinslot" | b"getkeysinslot" => {
             let slot = number::<u16>(request.arg(2)).and_then(Slot::new);

@@ -67,6 +67,12 @@ fn changes(core: &WorkerCore, request: &RawRequest) -> Result<BTreeMap<String, S
         if given.iter().any(|(known, ..)| known.name == parameter.name) {
             return Err(failed(&name, "duplicate parameter"));
         }
+        if parameter.scope == Scope::Operator && core.parameter(parameter) != value {
+            return Err(failed(
+                &name,
+                "only the operator may change it: `holdfast parameters set`",
+            ));
+        }
         if parameter.scope == Scope::Fixed && core.parameter(parameter) != value {
             return Err(failed(&name, "can't set immutable config"));
         }
@@ -75,7 +81,7 @@ fn changes(core: &WorkerCore, request: &RawRequest) -> Result<BTreeMap<String, S
     let mut changes = BTreeMap::new();
     for (parameter, name, value) in given {
         let current = core.parameter(parameter);
-        if parameter.scope == Scope::Fixed {
+        if parameter.scope != Scope::Cluster {
             continue;
         }
         let value = parameters::check(parameter, &value, &current)

@@ -3,6 +3,7 @@
 mod acl;
 mod commands;
 mod failover;
+mod placement;
 mod pubsub;
 mod random;
 mod scatter;
