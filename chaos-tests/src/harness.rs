@@ -197,7 +197,7 @@ impl Drop for Cluster {
 }
 
 /// Why the cluster is not in full health; `None` when it is.
-fn unhealthy(status: &StatusReply, replicas: usize) -> Option<String> {
+pub(crate) fn unhealthy(status: &StatusReply, replicas: usize) -> Option<String> {
     let topology = status.topology.as_ref()?;
     for node in &status.nodes {
         if node.health() != NodeHealth::Up {

@@ -1,9 +1,19 @@
 //! Fault injection and checking. `chaos` is the binary; [`harness`] runs a cluster of real
-//! processes, [`failover`] measures what clients see of failovers and counts every write; [`sim`]
-//! simulates a whole cluster in one thread.
+//! processes, [`failover`] measures what clients see of failovers and counts every write, [`check`]
+//! decides whether a history of operations keeps the promises. [`workload`] makes such histories,
+//! [`nemesis`] breaks things meanwhile, on whatever implements the traits of [`target`]; [`local`] is
+//! a cluster of processes with a network that can be cut; [`report`] tells what happened. [`sim`]
+//! simulates whole clusters in one thread.
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod failover;
 pub mod harness;
+pub mod local;
+pub mod nemesis;
+pub mod random;
+pub mod report;
 pub mod sim;
+pub mod target;
+pub mod workload;

@@ -16,6 +16,7 @@ mod operator;
 mod up;
 
 use clap::Parser;
+pub use deployment::certificates::create as create_certificates;
 
 /// A Redis-compatible, highly available, sharded in-memory store behind one TLS URI.
 #[derive(Parser)]

@@ -13,8 +13,9 @@ pub(crate) const SERVER_CERT: &str = "proxy.crt";
 pub(crate) const SERVER_KEY: &str = "proxy.key";
 const CA_KEY: &str = "ca.key";
 
-/// Writes a new authority and a certificate for `names` (host names or IP addresses) into `folder`.
-pub(crate) fn create(folder: &Path, names: &[String]) -> anyhow::Result<()> {
+/// Writes a new authority (`ca.crt`) and a certificate for `names` (host names or IP addresses;
+/// `proxy.crt`, `proxy.key`) into `folder`.
+pub fn create(folder: &Path, names: &[String]) -> anyhow::Result<()> {
     let authority = CertifiedIssuer::self_signed(authority_params()?, KeyPair::generate()?)
         .context("make the certificate authority")?;
     let key = KeyPair::generate()?;

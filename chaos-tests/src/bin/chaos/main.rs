@@ -6,7 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod failover;
+mod local;
 
 use clap::Parser;
 
@@ -23,12 +25,16 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// Simulate whole clusters with faults of all kinds, one seed each, and check every promise.
     Sim(holdfast_chaos_tests::sim::cli::SimArgs),
+    Check(check::CheckArgs),
+    Local(Box<local::LocalArgs>),
 }
 
 fn main() {
     let result = match Cli::parse().command {
         Command::Failover(args) => failover::run(&args),
         Command::Sim(args) => Ok(holdfast_chaos_tests::sim::cli::main(&args)),
+        Command::Check(args) => check::run(&args),
+        Command::Local(args) => local::run(&args),
     };
     match result {
         Ok(true) => {}
