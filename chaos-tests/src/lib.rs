@@ -2,8 +2,9 @@
 //! processes, [`failover`] measures what clients see of failovers and counts every write, [`check`]
 //! decides whether a history of operations keeps the promises. [`workload`] makes such histories,
 //! [`nemesis`] breaks things meanwhile, on whatever implements the traits of [`target`]; [`local`] is
-//! a cluster of processes with a network that can be cut; [`report`] tells what happened. [`sim`]
-//! simulates whole clusters in one thread.
+//! a cluster of processes with a network that can be cut, [`peer`] is Redis with Sentinel on the same;
+//! [`run`] is the life of a run and [`report`] tells what happened. [`sim`] simulates whole clusters in one
+//! thread.
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +13,10 @@ pub mod failover;
 pub mod harness;
 pub mod local;
 pub mod nemesis;
+pub mod peer;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod sim;
 pub mod target;
 pub mod workload;

@@ -4,6 +4,7 @@ use holdfast_cli::client::Connection;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 pub use crate::local::network::LinkFault;
 
@@ -15,6 +16,9 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub enum ErrorMeaning {
     /// Surely not executed.
     NotExecuted,
+    /// Surely not executed, because the server is not the one to ask (any more): the client should
+    /// connect anew.
+    WrongServer,
     /// Perhaps executed.
     Unknown,
 }
@@ -86,4 +90,34 @@ pub enum Ability {
     SlowLinks,
     Inject,
     HandOver,
+}
+
+/// A death that nobody ordered.
+#[derive(Clone, Debug)]
+pub struct Death {
+    pub name: String,
+    pub at: Instant,
+    pub status: String,
+    pub last_words: String,
+}
+
+/// Something that the cluster itself has on record.
+#[derive(Clone, Debug)]
+pub struct ClusterEvent {
+    pub unix_ms: i64,
+    /// Ends in `failover` if it is one.
+    pub kind: String,
+    pub text: String,
+}
+
+/// A cluster that clients work on while it is hurt. Everything here blocks.
+pub trait Subject: Target + Endpoint {
+    /// Deaths that no fault explains.
+    fn deaths(&self) -> Vec<Death>;
+
+    /// All events since the cluster was founded.
+    fn events(&self) -> anyhow::Result<Vec<ClusterEvent>>;
+
+    /// Requests that wait in proxies for a shard without a primary.
+    fn held_requests(&self) -> u64;
 }

@@ -41,7 +41,8 @@ pub fn mutate(input: &[u8], other: &[u8], resp: bool, rng: &mut Rng) -> Vec<u8> 
 
 fn mutate_bytes(bytes: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     let at = rng.below(bytes.len());
-    let len = 1 + rng.below(if rng.below(4) == 0 { 64 } else { 8 });
+    let most = if rng.below(4) == 0 { 64 } else { 8 };
+    let len = 1 + rng.below(most);
     let end = (at + len).min(bytes.len());
     match rng.below(10) {
         0 if !bytes.is_empty() => bytes[at] ^= 1 << rng.below(8),

@@ -401,7 +401,8 @@ impl SimNode {
         });
         self.history.push(History::Loaded { shard, raft_id, index: recorded });
         self.shared.shards.insert(handle.clone());
-        let parts = GroupParts { replica: core, handle, seed: self.seed };
+        let synced = spec.persistence() == v1::PersistenceMode::AofAlways;
+        let parts = GroupParts { replica: core, handle, seed: self.seed, synced };
         self.shared.consensus.send(Input::Open(Box::new(parts)));
         let next_duty = clock::instant() + executor::DUTY_PERIOD;
         self.hosted.insert(shard, Hosted { raft_id, executor, shared, inbox, next_duty });

@@ -7,7 +7,7 @@
 //! after their start, or left out.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 
 /// One operation as the search sees it.
 #[derive(Clone, Copy, Debug)]
@@ -162,9 +162,7 @@ pub(super) fn search<O: Object>(object: &O, intervals: &[Interval], steps: u64) 
             let interval = &intervals[op as usize];
             let allowed = interval.after.is_none_or(|before| taken[before as usize]);
             if let Some(next) = allowed.then(|| object.step(&state, op as usize)).flatten() {
-                let mut state_hasher = hasher.build_hasher();
-                next.hash(&mut state_hasher);
-                if tried.insert((taken_hash ^ word(op), state_hasher.finish())) {
+                if tried.insert((taken_hash ^ word(op), hasher.hash_one(&next))) {
                     taken[op as usize] = true;
                     taken_hash ^= word(op);
                     path.push((op, std::mem::replace(&mut state, next)));

@@ -35,6 +35,9 @@ pub(super) fn check(key: &str, operations: &[&Operation], faults: &mut Vec<Fault
     }
 }
 
+/// A step of a transaction: key, and what was appended or read.
+type Done<'a> = (u32, Option<i64>, Option<&'a [i64]>);
+
 struct Group<'a> {
     key: &'a str,
     transactions: Vec<&'a Operation>,
@@ -73,8 +76,7 @@ impl<'a> Group<'a> {
         group
     }
 
-    /// Per step of a transaction: key, and what was appended or read.
-    fn steps(&self, index: usize) -> Vec<(u32, Option<i64>, Option<&'a [i64]>)> {
+    fn steps(&self, index: usize) -> Vec<Done<'a>> {
         let operation = self.transactions[index];
         let super::history::Call::Transaction { steps } = &operation.call else {
             return Vec::new();
@@ -287,9 +289,10 @@ impl Graph {
                     return Some((name, self.path(start, start, kinds | time)?));
                 }
             }
-            for component in self.components(WW | WR | RW | time) {
+            let components = self.components(WW | WR | RW | time);
+            for component in &components {
                 let members: HashSet<usize> = component.iter().copied().collect();
-                for from in &component {
+                for from in component {
                     for (to, kind) in &self.edges[*from] {
                         if kind & RW != 0
                             && members.contains(to)
@@ -300,6 +303,8 @@ impl Graph {
                         }
                     }
                 }
+            }
+            if let Some(component) = components.first() {
                 let start = component[0];
                 return Some((names[3], self.path(start, start, WW | WR | RW | time)?));
             }

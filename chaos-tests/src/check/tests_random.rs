@@ -113,7 +113,7 @@ fn random_call(model: Model, unique: i64, random: &mut Random) -> Call {
         (Model::Register, 0) => Call::Get,
         (Model::Register, 1) => Call::Set { value: small },
         (Model::Register, _) => {
-            let from = random.chance(1, 5).then_some(None).unwrap_or(Some(small));
+            let from = if random.chance(1, 5) { None } else { Some(small) };
             Call::Cas { from, to: random.below(2) as i64 }
         }
         (Model::Counter, _) if write => Call::Add { by: 1 + i64::from(random.chance(1, 4)) },

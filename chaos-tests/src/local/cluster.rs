@@ -1,21 +1,23 @@
 //! A whole cluster as processes of this machine, each with an address of its own.
 
 use super::network::{LinkFault, Network};
-use super::processes::{Death, Processes, Spec};
+use super::processes::{Processes, Spec, Supervisor};
 use crate::harness::unhealthy;
 use crate::random::Random;
-use crate::target::{Ability, Endpoint, ErrorMeaning, Later, Role, Target};
+use crate::target::{
+    Ability, ClusterEvent, Death, Endpoint, ErrorMeaning, Later, Role, Subject, Target,
+};
 use anyhow::{Context, bail};
 use holdfast_cli::client::{ClientTls, Connection, Uri};
 use holdfast_cli::cluster::{ClusterAccess, ClusterFile};
 use holdfast_proto::v1;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const TLS: u16 = 6379;
@@ -42,7 +44,6 @@ pub struct Shape {
 pub struct LocalCluster {
     shape: Shape,
     network: Arc<Network>,
-    processes: Arc<Processes>,
     data: PathBuf,
     uris: Vec<(String, Uri)>,
     tls: ClientTls,
@@ -50,8 +51,9 @@ pub struct LocalCluster {
     /// Node names by link address.
     by_link_addr: BTreeMap<String, String>,
     next_proxy: AtomicUsize,
-    stopping: Arc<AtomicBool>,
-    supervisor: Option<JoinHandle<()>>,
+    // Dropped before the processes, so that it starts none of them again.
+    _supervisor: Supervisor,
+    processes: Arc<Processes>,
 }
 
 fn names(role: &str, count: usize) -> Vec<String> {
@@ -112,7 +114,7 @@ impl LocalCluster {
         let file = ClusterFile {
             cluster_id: configs.cluster_id.clone(),
             secret: configs.secret.clone(),
-            sentinels: configs.sentinel_apis.clone(),
+            sentinels: configs.sentinel_apis,
             uris: uris
                 .iter()
                 .map(|(_, uri)| format!("rediss://{}:{}", uri.host, uri.port))
@@ -124,8 +126,7 @@ impl LocalCluster {
             .iter()
             .map(|name| (format!("{}:{NODE_LINK}", network.addr(name)), name.clone()))
             .collect();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let supervisor = supervise(processes.clone(), stopping.clone())?;
+        let supervisor = Supervisor::start(processes.clone())?;
         let tls = ClientTls::new(Some(&tls_folder.join("ca.crt")), false)?;
         let cluster = Self {
             shape,
@@ -137,27 +138,10 @@ impl LocalCluster {
             access_file,
             by_link_addr,
             next_proxy: AtomicUsize::new(0),
-            stopping,
-            supervisor: Some(supervisor),
+            _supervisor: supervisor,
         };
         cluster.wait_serving(Duration::from_secs(60))?;
         Ok(cluster)
-    }
-
-    /// Deaths that no fault explains.
-    pub fn deaths(&self) -> Vec<Death> {
-        self.processes.deaths()
-    }
-
-    /// The addresses of the proxies' metrics.
-    pub fn proxy_metrics(&self) -> Vec<(String, String)> {
-        let addr = |name: &String| format!("{}:{ADMIN}", self.network.addr(name));
-        names("proxy", self.shape.proxies).iter().map(|name| (name.clone(), addr(name))).collect()
-    }
-
-    /// All events since the cluster was founded.
-    pub fn events(&self) -> anyhow::Result<Vec<v1::Event>> {
-        self.ask(|access| Box::pin(async move { access.events_after(0).await }))
     }
 
     /// Sentinels of this cluster; a connection of its own per call, since sentinels come and go.
@@ -202,32 +186,6 @@ impl LocalCluster {
         };
         Ok(topology.nodes.iter().find(named).context("a registered node")?.id)
     }
-}
-
-impl Drop for LocalCluster {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        if let Some(supervisor) = self.supervisor.take() {
-            let _ = supervisor.join();
-        }
-        self.processes.kill_all();
-    }
-}
-
-fn supervise(
-    processes: Arc<Processes>,
-    stopping: Arc<AtomicBool>,
-) -> anyhow::Result<JoinHandle<()>> {
-    let run = move || {
-        while !stopping.load(Ordering::Relaxed) {
-            if let Err(error) = processes.supervise() {
-                eprintln!("chaos: {error:#}");
-            }
-            // How late a death may be noticed.
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    Ok(std::thread::Builder::new().name("supervisor".to_owned()).spawn(run)?)
 }
 
 /// What the configuration files are made of.
@@ -433,4 +391,41 @@ impl Target for LocalCluster {
             Err(error) => Some(format!("{error:#}")),
         }
     }
+}
+
+impl Subject for LocalCluster {
+    fn deaths(&self) -> Vec<Death> {
+        self.processes.deaths()
+    }
+
+    fn events(&self) -> anyhow::Result<Vec<ClusterEvent>> {
+        let events = self.ask(|access| Box::pin(async move { access.events_after(0).await }))?;
+        let event = |event: v1::Event| ClusterEvent {
+            unix_ms: event.time_ms as i64,
+            kind: event.kind,
+            text: event.text,
+        };
+        Ok(events.into_iter().map(event).collect())
+    }
+
+    fn held_requests(&self) -> u64 {
+        let held = |name: &String| held_by(SocketAddr::from((self.network.addr(name), ADMIN)));
+        // A proxy that does not answer in time counts as holding none.
+        names("proxy", self.shape.proxies).iter().filter_map(|name| held(name).ok()).sum()
+    }
+}
+
+/// Requests that a proxy holds, from its metrics.
+fn held_by(addr: SocketAddr) -> std::io::Result<u64> {
+    let limit = Duration::from_millis(200);
+    let mut stream = TcpStream::connect_timeout(&addr, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let held = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("holdfast_proxy_requests_held "))
+        .filter_map(|value| value.trim().parse::<f64>().ok());
+    Ok(held.sum::<f64>() as u64)
 }

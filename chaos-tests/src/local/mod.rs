@@ -1,9 +1,7 @@
-//! `chaos local`: faults on a cluster of real processes.
+//! `chaos local`: a cluster as processes of this machine, each with a network of its own.
 
 pub mod cluster;
 pub mod network;
 mod processes;
-mod run;
 
-pub use processes::{Death, Processes, Spec};
-pub use run::{LocalOptions, run};
+pub use processes::{Processes, Spec, Supervisor};

@@ -1,13 +1,16 @@
 //! Runs processes, hurts them, and starts each again when it dies.
 
 use super::network::Network;
+use crate::target::Death;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Pause before a process that died of itself is started again.
@@ -23,13 +26,37 @@ pub struct Spec {
     pub log: PathBuf,
 }
 
-/// A death that nobody ordered.
-#[derive(Clone, Debug)]
-pub struct Death {
-    pub name: String,
-    pub at: Instant,
-    pub status: String,
-    pub last_words: String,
+/// A thread that keeps [`Processes`] running until it is dropped.
+pub struct Supervisor {
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    pub fn start(processes: Arc<Processes>) -> anyhow::Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = stopping.clone();
+        let run = move || {
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(error) = processes.supervise() {
+                    eprintln!("chaos: {error:#}");
+                }
+                // How late a death may be noticed.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let thread = std::thread::Builder::new().name("supervisor".to_owned()).spawn(run)?;
+        Ok(Self { stopping, thread: Some(thread) })
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// All processes of a run; dropped, they are killed.

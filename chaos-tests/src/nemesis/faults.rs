@@ -49,6 +49,9 @@ pub enum FaultKind {
     HandOver,
     /// Most nodes die at once. Not part of the mix.
     Majority,
+    /// All sentinels die, then a node. Not part of the mix, but no excuse for an error either: the
+    /// shards elect by themselves.
+    SentinelsDown,
     SentinelKill,
     SentinelPause,
     SentinelCut,
@@ -60,6 +63,9 @@ pub enum FaultKind {
     /// Threads that do nothing but use all cores.
     Starve,
 }
+
+/// Kinds that are not part of the mix.
+const APART: [FaultKind; 2] = [FaultKind::Majority, FaultKind::SentinelsDown];
 
 /// How far off a clock may run: within the drift that leases allow for.
 const CLOCK_RATE_PPM_MAX: u64 = 20_000;
@@ -144,7 +150,7 @@ impl FromStr for FaultKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = || Self::MIX.into_iter().chain([Self::Majority]);
+        let all = || Self::MIX.into_iter().chain(APART);
         all().find(|kind| kind.name() == text).ok_or_else(|| {
             let names: Vec<String> = all().map(Self::name).collect();
             format!("unknown fault {text:?}; known are {}", names.join(", "))
@@ -236,6 +242,15 @@ impl Lane {
                 }
                 episode.targets.clone_from(&nodes);
                 for name in &nodes {
+                    target.kill(name)?;
+                }
+                self.shared.wait(lasts);
+            }
+            FaultKind::SentinelsDown => {
+                let node = self.pick_node()?;
+                episode.targets = self.names(Role::Sentinel);
+                episode.targets.push(node);
+                for name in &episode.targets {
                     target.kill(name)?;
                 }
                 self.shared.wait(lasts);

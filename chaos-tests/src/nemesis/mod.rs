@@ -220,7 +220,7 @@ impl Lane {
         }
         // Whatever happened to the fault, nothing of it may stay.
         if let Err(error) = self.undo(&episode) {
-            episode.trouble.get_or_insert(format!("undoing it: {error:#}"));
+            episode.trouble.get_or_insert_with(|| format!("undoing it: {error:#}"));
         }
         episode.end = self.shared.now();
         if self.name == "nodes" {

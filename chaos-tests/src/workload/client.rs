@@ -130,6 +130,10 @@ impl Client {
                 self.incident(start, IncidentKind::ErrorReply, text);
                 match meaning {
                     ErrorMeaning::NotExecuted => (end, Outcome::Failed),
+                    ErrorMeaning::WrongServer => {
+                        self.connection = None;
+                        (end, Outcome::Failed)
+                    }
                     ErrorMeaning::Unknown => (NEVER, Outcome::Unknown),
                 }
             }

@@ -11,6 +11,7 @@
 use super::Executor;
 use crate::links::{begin_answer, finish_answer};
 use crate::shared::Follower;
+use holdfast_proto::frame::push::Topic;
 use holdfast_proto::frame::{AnswerStatus, ReadHeader};
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::resp::{encode, parse_array};
@@ -120,7 +121,11 @@ impl Executor {
         let mut text = String::new();
         let counters = &self.shared.counters;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let subscribers = &self.node.links.subscribers;
         let fields = [
+            ("pubsub_channels", subscribers.names(Topic::Channel) as u64),
+            ("pubsub_patterns", subscribers.names(Topic::Pattern) as u64),
+            ("pubsubshard_channels", subscribers.names(Topic::ShardChannel) as u64),
             ("shard", u64::from(self.shared.shard.0)),
             ("node", self.node.node.0),
             ("raft_id", self.shared.raft_id.0),

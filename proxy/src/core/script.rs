@@ -101,14 +101,15 @@ impl WorkerCore {
     /// EVAL, EVALSHA, FCALL and their read-only forms.
     pub(crate) fn handle_script(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
         let Some(request) = self.with_script(index, resolved, request) else { return };
-        match self.script_place(resolved, &request) {
+        let db = self.clients.get(index).map_or(0, |client| client.db);
+        match self.script_place(db, resolved, &request) {
             Ok((shard, slot, keyless)) => {
                 if self.has_no_room(shard) {
                     return self.park_for_shard(index, shard, request);
                 }
                 let logged = resolved.spec.is_logged();
                 let kind = if logged { WRITE_COMMAND } else { READ_COMMAND };
-                let flags = self.script_flags(keyless);
+                let flags = self.script_flags(slot, keyless);
                 let raw = request.raw;
                 let sent = self.submit_for(index, resolved.index, kind, shard, slot, raw, flags);
                 if !logged
@@ -125,10 +126,11 @@ impl WorkerCore {
     /// The shard and slot in which a script runs, and whether it names no key.
     fn script_place(
         &self,
+        db: u16,
         resolved: Resolved,
         request: &RawRequest,
     ) -> Result<(u32, Slot, bool), &'static str> {
-        match self.route(resolved.spec, request) {
+        match self.route(db, resolved.spec, request) {
             Route::One { shard, slot } => Ok((shard, slot, false)),
             Route::Many => Err(respond::CROSSSLOT),
             Route::Unserved => Err(respond::SLOT_NOT_SERVED),
@@ -141,9 +143,12 @@ impl WorkerCore {
         }
     }
 
-    /// Flags of a frame with a script. With one shard, a script may touch whatever it likes.
-    pub(crate) fn script_flags(&self, keyless: bool) -> u8 {
-        let one_slot = if self.router.shards.len() > 1 { flags::ONE_SLOT } else { 0 };
+    /// Flags of a frame with a script. With one shard, a script may touch whatever it likes; so may
+    /// one that runs where a co-location rule puts keys, whatever slots their names have.
+    pub(crate) fn script_flags(&self, slot: Slot, keyless: bool) -> u8 {
+        let by_rule = self.placement.rules().iter().any(|rule| rule.slot == slot);
+        let bounded = self.router.shards.len() > 1 && !by_rule;
+        let one_slot = if bounded { flags::ONE_SLOT } else { 0 };
         one_slot | if keyless { flags::KEYLESS } else { 0 }
     }
 
@@ -160,7 +165,10 @@ impl WorkerCore {
             "evalsha_ro" => (true, "EVAL_RO"),
             _ => return Some(request),
         };
-        let Ok((shard, ..)) = self.script_place(resolved, &request) else { return Some(request) };
+        let db = self.clients.get(index).map_or(0, |client| client.db);
+        let Ok((shard, ..)) = self.script_place(db, resolved, &request) else {
+            return Some(request);
+        };
         let in_multi = self.clients.get(index).is_some_and(|client| client.transaction.is_some());
         if !by_sha {
             let body = request.arg(1);

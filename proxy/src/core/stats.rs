@@ -70,6 +70,9 @@ impl Default for Stats {
             denied_keys: 0,
             denied_channels: 0,
             protocol_errors: 0,
+            messages_delivered: 0,
+            messages_repeated: 0,
+            subscribers_cut: 0,
             by_command: Vec::new(),
             errors: BTreeMap::new(),
             latency: Histogram::new_with_bounds(1, LATENCY_US_MAX, 2)

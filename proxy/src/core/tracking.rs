@@ -394,6 +394,8 @@ impl WorkerCore {
             self.pubsub.add(Topic::Prefix, &prefix, index, generation);
             self.tracking.prefixes.entry(prefix).or_default().insert(index);
         }
+        // Ahead of the client's next read on every link.
+        self.register_changes();
         Ok(())
     }
 }

@@ -200,7 +200,7 @@ impl WorkerCore {
         };
         let body = encode_exec(&transaction, watches.as_deref());
         let kind = Kind::Write(RecordOp::Exec);
-        let flags = self.script_flags(false);
+        let flags = self.script_flags(slot, false);
         let Some((reply, _)) =
             self.submit_for(index, resolved.index, kind, shard, slot, body, flags)
         else {

@@ -89,6 +89,7 @@ fn handle(id: u64, request: Request, data: &Shared, out: &mut BytesMut) {
             return announce(id, data, out);
         }
         Request::Ping { nonce } => return Response::Pong { nonce }.encode(out),
+        Request::Register { number, .. } => return Response::Registered { number }.encode(out),
         Request::Read(read) => {
             let mut data = data.lock().unwrap();
             if data.primary != id {

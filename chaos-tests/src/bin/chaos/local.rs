@@ -1,11 +1,15 @@
 //! `chaos local`.
 
-use holdfast_chaos_tests::local::cluster::Shape;
-use holdfast_chaos_tests::local::{self, LocalOptions, network};
-use holdfast_chaos_tests::nemesis::{FaultKind, Plan};
+use crate::outcome;
+use anyhow::Context;
+use holdfast_chaos_tests::local::cluster::{LocalCluster, Shape};
+use holdfast_chaos_tests::local::network;
+use holdfast_chaos_tests::nemesis::Plan;
+use holdfast_chaos_tests::run::{RunOptions, run as run_on};
 use holdfast_chaos_tests::workload;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Run a cluster of real processes under load, break it all the time, and judge what clients saw.
 #[derive(clap::Args)]
@@ -15,7 +19,7 @@ pub(crate) struct LocalArgs {
     seed: Option<u64>,
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Kinds of faults, separated by commas; `mix` is all but `majority`.
+    /// Kinds of faults, separated by commas; `mix` is all but `majority` and `sentinels-down`.
     #[arg(long, default_value = "mix", value_delimiter = ',')]
     faults: Vec<String>,
     /// Gets report.html, report.json, the processes' logs.
@@ -52,23 +56,19 @@ pub(crate) struct LocalArgs {
 }
 
 impl LocalArgs {
-    fn options(&self) -> anyhow::Result<LocalOptions> {
-        let seed = match self.seed {
-            Some(seed) => seed,
-            None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64 % 1_000_000,
-        };
-        let mut kinds: Vec<FaultKind> = Vec::new();
-        for name in &self.faults {
-            if name == "mix" {
-                kinds.extend(FaultKind::MIX);
-            } else if name != "none" {
-                kinds.push(name.parse().map_err(anyhow::Error::msg)?);
-            }
+    fn shape(&self) -> Shape {
+        Shape {
+            nodes: self.nodes,
+            sentinels: self.sentinels,
+            proxies: self.proxies,
+            shards: self.shards,
+            replicas: 3.min(self.nodes as u32),
+            persistence: self.persistence.clone(),
         }
-        let binary = match &self.binary {
-            Some(binary) => binary.clone(),
-            None => std::env::current_exe()?.with_file_name("holdfast"),
-        };
+    }
+
+    fn options(&self) -> anyhow::Result<RunOptions> {
+        let seed = outcome::seed(self.seed)?;
         let command = format!(
             "chaos local --seed {seed} --minutes {} --faults {} --shards {} --nodes {} --sentinels {} --proxies {} --persistence {} --clients {} --think-ms {} --pause-ms {}",
             self.minutes,
@@ -82,18 +82,12 @@ impl LocalArgs {
             self.think_ms,
             self.pause_ms,
         );
-        Ok(LocalOptions {
-            shape: Shape {
-                nodes: self.nodes,
-                sentinels: self.sentinels,
-                proxies: self.proxies,
-                shards: self.shards,
-                replicas: 3.min(self.nodes as u32),
-                persistence: self.persistence.clone(),
-            },
+        Ok(RunOptions {
+            title: "chaos local".to_owned(),
+            command,
             plan: Plan {
                 seed,
-                kinds,
+                kinds: outcome::kinds(&self.faults)?,
                 pause_ms: (self.pause_ms / 4, self.pause_ms * 7 / 4),
                 ..Plan::default()
             },
@@ -104,44 +98,29 @@ impl LocalArgs {
                 ..workload::Options::default()
             },
             length: Duration::from_secs_f64(self.minutes * 60.0),
-            binary,
             report: self.report.clone(),
-            command,
             keep_history: self.history,
+            strict: true,
         })
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the verdict is this command's output")]
 pub(crate) fn run(args: &LocalArgs) -> anyhow::Result<bool> {
     if let Some(code) = network::enter(!args.no_namespaces)? {
         std::process::exit(code);
     }
     let options = args.options()?;
-    let report = local::run(&options)?;
-    for fault in report.verdict.faults.iter().take(10) {
-        println!("{:?}: {}: {}", fault.kind, fault.key, fault.text);
-        for line in &fault.evidence {
-            println!("    {line}");
-        }
-    }
-    for error in report.errors.iter().take(10) {
-        println!(
-            "client error at {:.3} s (sent at {:.3} s) via {}: {:?}: {}",
-            error.at as f64 / 1e9,
-            error.start as f64 / 1e9,
-            error.via,
-            error.kind,
-            error.text
-        );
-    }
-    for crash in &report.crashes {
-        println!("{} ended at {:.3} s: {}", crash.process, crash.at as f64 / 1e9, crash.text);
-    }
-    for trouble in &report.troubles {
-        println!("{trouble}");
-    }
-    println!("report: {}", options.report.join("report.html").display());
-    println!("{}", report.totals());
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => std::env::current_exe()?.with_file_name("holdfast"),
+    };
+    let data = tempfile::Builder::new().prefix("holdfast-chaos-").tempdir()?;
+    let logs = options.report.join("logs");
+    let started = Instant::now();
+    let cluster = LocalCluster::start(args.shape(), &binary, data.path(), &logs)
+        .with_context(|| format!("start a cluster; see {}", logs.display()))?;
+    eprintln!("chaos: the cluster serves after {:.1} s", started.elapsed().as_secs_f64());
+    let report = run_on(&options, Arc::new(cluster))?;
+    outcome::print(&report, &options.report);
     Ok(report.is_fine())
 }

@@ -9,6 +9,8 @@
 mod check;
 mod failover;
 mod local;
+mod outcome;
+mod peer;
 
 use clap::Parser;
 
@@ -27,6 +29,7 @@ enum Command {
     Sim(holdfast_chaos_tests::sim::cli::SimArgs),
     Check(check::CheckArgs),
     Local(Box<local::LocalArgs>),
+    Peer(Box<peer::PeerArgs>),
 }
 
 fn main() {
@@ -35,6 +38,7 @@ fn main() {
         Command::Sim(args) => Ok(holdfast_chaos_tests::sim::cli::main(&args)),
         Command::Check(args) => check::run(&args),
         Command::Local(args) => local::run(&args),
+        Command::Peer(args) => peer::run(&args),
     };
     match result {
         Ok(true) => {}

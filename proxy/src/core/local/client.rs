@@ -7,6 +7,7 @@ use crate::core::{WorkerCore, respond};
 use bytes::BytesMut;
 use holdfast_proto::command;
 use holdfast_proto::frame::UnblockReason;
+use holdfast_proto::frame::push::Topic;
 use holdfast_proto::resp::{RawRequest, encode};
 use std::fmt::Write;
 
@@ -88,11 +89,13 @@ fn set_info(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut B
 /// CLIENT LIST [TYPE type | ID id …]
 fn list(core: &WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     let mut wanted: Option<Vec<u64>> = None;
+    let mut subscribers = None;
     if request.len() > 2 {
         if is_word(request.arg(2), "type") && request.len() == 4 {
             match request.arg(3).to_ascii_lowercase().as_slice() {
-                b"normal" => {}
-                b"master" | b"replica" | b"slave" | b"pubsub" => wanted = Some(Vec::new()),
+                b"normal" => subscribers = Some(false),
+                b"pubsub" => subscribers = Some(true),
+                b"master" | b"replica" | b"slave" => wanted = Some(Vec::new()),
                 other => {
                     let kind = String::from_utf8_lossy(other);
                     return encode::error(out, &format!("ERR Unknown client type '{kind}'"));
@@ -113,7 +116,9 @@ fn list(core: &WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut)
     }
     let mut text = String::new();
     for (other, client) in core.clients.iter() {
-        if wanted.as_ref().is_none_or(|ids| ids.contains(&client.id)) {
+        if wanted.as_ref().is_none_or(|ids| ids.contains(&client.id))
+            && subscribers.is_none_or(|wanted| wanted == client.is_subscriber())
+        {
             text.push_str(&core.describe_client(other));
         }
     }
@@ -129,6 +134,8 @@ struct Filter {
     local_addr: Option<Vec<u8>>,
     user: Option<String>,
     nobody: bool,
+    /// Subscribers only, or all others.
+    subscribers: Option<bool>,
     max_age_s: Option<u64>,
 }
 
@@ -139,6 +146,7 @@ impl Filter {
         };
         let age_s = (now_us - client.created_us) / 1_000_000;
         !self.nobody
+            && self.subscribers.is_none_or(|wanted| wanted == client.is_subscriber())
             && self.id.is_none_or(|id| client.id == id)
             && addr_is(&self.addr, client.addr)
             && addr_is(&self.local_addr, client.local_addr)
@@ -171,8 +179,9 @@ fn kill(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut Bytes
             b"addr" => filter.addr = Some(value.to_vec()),
             b"laddr" => filter.local_addr = Some(value.to_vec()),
             b"type" => match value.to_ascii_lowercase().as_slice() {
-                b"normal" => {}
-                b"master" | b"replica" | b"slave" | b"pubsub" => filter.nobody = true,
+                b"normal" => filter.subscribers = Some(false),
+                b"pubsub" => filter.subscribers = Some(true),
+                b"master" | b"replica" | b"slave" => filter.nobody = true,
                 other => {
                     let kind = String::from_utf8_lossy(other);
                     return encode::error(out, &format!("ERR Unknown client type '{kind}'"));
@@ -308,6 +317,9 @@ impl WorkerCore {
             bytes.map_or(String::new(), |bytes| String::from_utf8_lossy(bytes).into_owned())
         };
         let mut flags = String::new();
+        if client.is_subscriber() {
+            flags.push('P');
+        }
         if client.transaction.is_some() {
             flags.push('x');
         }
@@ -333,7 +345,7 @@ impl WorkerCore {
         // Writing to a String cannot fail.
         let _ = writeln!(
             line,
-            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 \
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
              multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} omem=0 \
              tot-mem={} events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}",
             client.id,
@@ -344,6 +356,9 @@ impl WorkerCore {
             (self.now_us - client.active_us) / 1_000_000,
             flags,
             client.db,
+            client.subscribed(Topic::Channel),
+            client.subscribed(Topic::Pattern),
+            client.subscribed(Topic::ShardChannel),
             multi,
             client.input.len(),
             client.output.len(),

@@ -192,8 +192,10 @@ impl WorkerCore {
             ("evicted_keys", shards.sum("evicted_keys").to_string()),
             ("keyspace_hits", shards.sum("keyspace_hits").to_string()),
             ("keyspace_misses", shards.sum("keyspace_misses").to_string()),
-            ("pubsub_channels", "0".to_owned()),
-            ("pubsub_patterns", "0".to_owned()),
+            // Every node knows of all subscriptions.
+            ("pubsub_channels", shards.most("pubsub_channels").to_string()),
+            ("pubsub_patterns", shards.most("pubsub_patterns").to_string()),
+            ("pubsubshard_channels", shards.most("pubsubshard_channels").to_string()),
             ("latest_fork_usec", "0".to_owned()),
             ("total_forks", "0".to_owned()),
             ("migrate_cached_sockets", "0".to_owned()),
@@ -387,6 +389,10 @@ impl ShardNumbers {
 
     fn sum(&self, name: &str) -> u64 {
         self.numbers(name).sum()
+    }
+
+    fn most(&self, name: &str) -> u64 {
+        self.numbers(name).max().unwrap_or(0)
     }
 
     fn least(&self, name: &str) -> u64 {

@@ -130,11 +130,6 @@ impl PubSub {
         }
     }
 
-    /// Names with at least one client of this worker.
-    pub(super) fn names(&self, topic: Topic) -> usize {
-        self.topics[topic as usize].values().filter(|all| !all.clients.is_empty()).count()
-    }
-
     /// The number of the registration that will announce what changed so far.
     fn announcing(&self) -> u64 {
         self.number + u64::from(!self.changed.is_empty())
@@ -555,7 +550,7 @@ impl WorkerCore {
 
     /// Takes over the settings.
     pub(super) fn configure_pubsub(&mut self) {
-        let limits = self.setting("client-output-buffer-limit").and_then(OutputLimits::parse);
+        let limits = self.setting("client-output-buffer-limit").map(OutputLimits::of);
         self.pubsub.limits = limits.unwrap_or_default();
     }
 }

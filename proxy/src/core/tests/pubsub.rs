@@ -204,7 +204,7 @@ fn a_publication_that_is_given_up_says_that_its_outcome_is_unknown() {
     world.received_one(0);
     world.disconnect(0);
     world.pass(11_000, &[1, 2]);
-    assert!(world.told(client).starts_with("-TRYAGAIN"));
+    assert!(world.told(client).starts_with("-OUTCOMEUNKNOWN"));
 }
 
 #[test]

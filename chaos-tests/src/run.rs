@@ -1,31 +1,30 @@
-//! One run: start, work, hurt, heal, look, judge.
+//! One run on any cluster: work, hurt, heal, look, judge.
 
-use super::cluster::{LocalCluster, Shape};
 use crate::check::{self, Limits};
 use crate::nemesis::{Episode, Nemesis, Plan};
 use crate::report::{self, Crash, Mark, Report};
-use crate::target::Endpoint;
+use crate::target::{Death, Endpoint, Subject};
 use crate::workload::{self, Incident, Recording, Workload, final_scan};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What to run.
 #[derive(Clone, Debug)]
-pub struct LocalOptions {
-    pub shape: Shape,
+pub struct RunOptions {
+    pub title: String,
+    /// How to run it again.
+    pub command: String,
     pub plan: Plan,
     pub workload: workload::Options,
     pub length: Duration,
-    pub binary: PathBuf,
-    /// Gets the report, the history and the processes' logs.
+    /// Gets the report and the history.
     pub report: PathBuf,
-    /// How to run it again.
-    pub command: String,
     pub keep_history: bool,
+    /// Whether errors that clients see and processes that end count against the run.
+    pub strict: bool,
 }
 
 /// How often the proxies are asked how many requests they hold.
@@ -35,23 +34,18 @@ const EPILOGUE: Duration = Duration::from_secs(2);
 /// How far off keys may expire when no clock is put off: a failover may come between.
 const EXPIRY_SLACK: Duration = Duration::from_millis(100);
 
-/// Runs it and writes the report.
-pub fn run(options: &LocalOptions) -> anyhow::Result<Report> {
-    let data = tempfile::Builder::new().prefix("holdfast-chaos-").tempdir()?;
+/// Runs it on a cluster that serves, and writes the report. The cluster is let go before the history
+/// is checked.
+pub fn run(options: &RunOptions, subject: Arc<dyn Subject>) -> anyhow::Result<Report> {
     std::fs::create_dir_all(&options.report)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let started = Instant::now();
-    let logs = options.report.join("logs");
-    let cluster = LocalCluster::start(options.shape.clone(), &options.binary, data.path(), &logs)
-        .with_context(|| format!("start a cluster; see {}", logs.display()))?;
-    eprintln!("chaos: the cluster serves after {:.1} s", started.elapsed().as_secs_f64());
-    let report = runtime.block_on(work(options, Arc::new(cluster)))?;
+    let report = runtime.block_on(work(options, subject))?;
     report.write(&options.report)?;
     Ok(report)
 }
 
-async fn work(options: &LocalOptions, cluster: Arc<LocalCluster>) -> anyhow::Result<Report> {
+async fn work(options: &RunOptions, cluster: Arc<dyn Subject>) -> anyhow::Result<Report> {
     let epoch = Instant::now();
     let epoch_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
     let mut work = options.workload.clone();
@@ -65,7 +59,10 @@ async fn work(options: &LocalOptions, cluster: Arc<LocalCluster>) -> anyhow::Res
     while epoch.elapsed() < options.length {
         tokio::time::sleep(SAMPLE).await;
         let second = epoch.elapsed().as_secs();
-        let now_held = held_requests(&cluster).await;
+        let now_held = {
+            let cluster = cluster.clone();
+            tokio::task::spawn_blocking(move || cluster.held_requests()).await?
+        };
         let most = held.entry(second).or_default();
         *most = now_held.max(*most);
         if Instant::now() > next_line {
@@ -89,27 +86,33 @@ async fn work(options: &LocalOptions, cluster: Arc<LocalCluster>) -> anyhow::Res
         Ok(scan) => recording.extend(scan),
         Err(error) => troubles.push(format!("the final scan failed: {error:#}")),
     }
-    let marks = {
+    let events = {
         let cluster = cluster.clone();
-        tokio::task::spawn_blocking(move || marks(&cluster, epoch_unix_ms)).await?
+        tokio::task::spawn_blocking(move || cluster.events()).await?
     };
-    let deaths = cluster.deaths();
-    let crash = |death: &super::Death| Crash {
+    let events = events.context("the cluster's events")?.into_iter();
+    let marks = events.map(|event| Mark {
+        at: (event.unix_ms - epoch_unix_ms) * 1_000_000,
+        kind: event.kind,
+        text: event.text,
+    });
+    let marks = marks.collect();
+    let crash = |death: Death| Crash {
         at: death.at.saturating_duration_since(epoch).as_nanos() as u64,
-        process: death.name.clone(),
+        process: death.name,
         text: format!("{}\n{}", death.status, death.last_words),
     };
-    let crashes = deaths.iter().map(crash).collect();
+    let crashes = cluster.deaths().into_iter().map(crash).collect();
     tokio::task::spawn_blocking(move || drop(cluster)).await?;
     let options = options.clone();
     tokio::task::spawn_blocking(move || {
-        judge(&options, recording, (episodes, troubles, crashes), marks?, end, &held)
+        judge(&options, recording, (episodes, troubles, crashes), marks, end, &held)
     })
     .await?
 }
 
 fn judge(
-    options: &LocalOptions,
+    options: &RunOptions,
     recording: Recording,
     (episodes, mut troubles, crashes): (Vec<Episode>, Vec<String>, Vec<Crash>),
     marks: Vec<Mark>,
@@ -154,7 +157,7 @@ fn judge(
         }
     }
     Ok(Report {
-        title: "chaos local".to_owned(),
+        title: options.title.clone(),
         command: options.command.clone(),
         seed: options.plan.seed,
         seconds: end.as_secs_f64(),
@@ -167,7 +170,7 @@ fn judge(
         troubles,
         marks,
         timeline,
-        strict: true,
+        strict: options.strict,
     })
 }
 
@@ -175,38 +178,4 @@ fn judge(
 async fn runs_scripts(endpoint: &dyn Endpoint) -> anyhow::Result<bool> {
     let (mut connection, _) = endpoint.connect(0).await?;
     Ok(connection.call(&["EVAL", "return 1", "0"]).await?.as_integer() == Some(1))
-}
-
-fn marks(cluster: &LocalCluster, epoch_unix_ms: i64) -> anyhow::Result<Vec<Mark>> {
-    let events = cluster.events().context("the cluster's events")?;
-    let mark = |event: holdfast_proto::v1::Event| Mark {
-        at: (event.time_ms as i64 - epoch_unix_ms) * 1_000_000,
-        kind: event.kind,
-        text: event.text,
-    };
-    Ok(events.into_iter().map(mark).collect())
-}
-
-/// Requests that all proxies hold now; one that does not answer counts as none.
-async fn held_requests(cluster: &LocalCluster) -> u64 {
-    let mut sum = 0;
-    for (_, addr) in cluster.proxy_metrics() {
-        let asked = tokio::time::timeout(Duration::from_millis(200), metrics(&addr)).await;
-        let Ok(Ok(text)) = asked else { continue };
-        sum += text
-            .lines()
-            .filter_map(|line| line.strip_prefix("holdfast_proxy_requests_held "))
-            .filter_map(|value| value.trim().parse::<f64>().ok())
-            .sum::<f64>() as u64;
-    }
-    sum
-}
-
-async fn metrics(addr: &str) -> std::io::Result<String> {
-    let mut stream = tokio::net::TcpStream::connect(addr).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    Ok(text)
 }
