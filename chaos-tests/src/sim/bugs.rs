@@ -1,6 +1,8 @@
 //! The deliberate bugs: each must be noticed within a stated number of seeds. Built with the feature
 //! `deliberate-bugs` only.
 
+use std::time::{Duration, Instant};
+
 use holdfast_proto::bugs::{self, Bug};
 
 use super::oracle::Violation;
@@ -21,20 +23,31 @@ fn start(bug: Bug) -> u64 {
     }
 }
 
-/// The first seed of a range that notices a bug, and how.
-fn noticed(bug: Bug, seeds: std::ops::Range<u64>) -> Option<(u64, Violation)> {
+/// The first seed of a range that notices a bug, and how; and how many seeds were tried.
+fn noticed(
+    bug: Bug,
+    seeds: std::ops::Range<u64>,
+    limit: Option<Duration>,
+) -> (Option<(u64, Violation)>, u64) {
     bugs::set(Some(bug));
-    let mut seeds = seeds;
-    let found = seeds.find_map(|seed| {
-        let violation = run_caught(&Plan::new(seed), false).violation?;
-        Some((seed, violation))
-    });
+    let began = Instant::now();
+    let (mut found, mut tried) = (None, 0);
+    for seed in seeds {
+        if limit.is_some_and(|limit| began.elapsed() > limit) {
+            break;
+        }
+        tried += 1;
+        found = run_caught(&Plan::new(seed), false).violation.map(|violation| (seed, violation));
+        if found.is_some() {
+            break;
+        }
+    }
     bugs::set(None);
-    found
+    (found, tried)
 }
 
 /// Prints the table; false if a bug was not noticed.
-pub(crate) fn table(quick: bool, only: Option<&str>) -> bool {
+pub(crate) fn table(quick: bool, only: Option<&str>, limit: Option<Duration>) -> bool {
     println!("| bug | noticed by seed | seeds tried | invariant |");
     println!("| --- | --- | --- | --- |");
     let mut missed = 0;
@@ -44,16 +57,17 @@ pub(crate) fn table(quick: bool, only: Option<&str>) -> bool {
         }
         let from = if quick { start(bug) } else { 0 };
         let most = if quick { GATE_SEEDS } else { SEEDS_MAX };
-        match noticed(bug, from..from + most) {
+        let (found, tried) = noticed(bug, from..from + most, limit);
+        match found {
             Some((seed, violation)) => {
                 let Violation { invariant, text } = violation;
                 let text: String = text.chars().take(110).collect();
                 let text = text.replace('|', "/").replace('\n', " ");
-                println!("| {bug:?} | {seed} | {} | {invariant}: {text} |", seed - from + 1);
+                println!("| {bug:?} | {seed} | {tried} | {invariant}: {text} |");
             }
             None => {
                 missed += 1;
-                println!("| {bug:?} | none | {most} | |");
+                println!("| {bug:?} | none | {tried} | |");
             }
         }
     }

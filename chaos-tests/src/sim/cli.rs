@@ -20,7 +20,7 @@ pub struct SimArgs {
     /// Stop after this many failures.
     #[arg(long, default_value_t = 5)]
     failures: usize,
-    /// Stop after this many seconds.
+    /// Stop after this many seconds; with --bugs, give each bug this long.
     #[arg(long)]
     seconds: Option<u64>,
     /// With --seed: only the totals.
@@ -60,7 +60,8 @@ pub fn main(args: &SimArgs) -> bool {
 
 #[cfg(feature = "deliberate-bugs")]
 fn bugs(args: &SimArgs) -> bool {
-    super::bugs::table(args.quick, args.bug.as_deref())
+    let limit = args.seconds.map(Duration::from_secs);
+    super::bugs::table(args.quick, args.bug.as_deref(), limit)
 }
 
 #[cfg(not(feature = "deliberate-bugs"))]
