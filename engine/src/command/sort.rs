@@ -128,7 +128,7 @@ impl<'a> Options<'a> {
         }
         match text {
             None => Ok(Weight::Number(0.0)),
-            Some(text) => parse_f64(&text)
+            Some(text) => weight(&text)
                 .map(Weight::Number)
                 .ok_or(CommandError::Text("ERR One or more scores can't be converted into double")),
         }
@@ -221,4 +221,12 @@ fn store(ctx: &mut Ctx<'_>, key: &[u8], chosen: &[Vec<u8>], get: &[&[u8]]) {
         ctx.keys.insert(key, Value::List(Box::new(list)), None);
     }
     ctx.reply.count(len);
+}
+
+/// A number as Redis's `strtod` reads it here: up to a NUL, with blanks in front, nothing as zero.
+fn weight(text: &[u8]) -> Option<f64> {
+    match text.split(|&byte| byte == 0).next().unwrap_or_default() {
+        b"" => Some(0.0),
+        number => parse_f64(number.trim_ascii_start()),
+    }
 }

@@ -239,7 +239,10 @@ fn playable(args: &Args, queued: bool, settings: &Settings) -> bool {
             | "HRANDFIELD"
     );
     let new_in_7_2 = matches!(name.as_str(), "ZRANK" | "ZREVRANK") && args.len() == 4;
-    let left_out = (queued && random) || new_in_7_2 || settings.skip.contains(&name);
+    // A stock server makes as many picks as it is asked for, and is busy for hours.
+    let endless = matches!(name.as_str(), "SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER")
+        && args.get(2).is_some_and(|count| count.first() == Some(&b'-') && count.len() > 6);
+    let left_out = (queued && random) || new_in_7_2 || endless || settings.skip.contains(&name);
     !left_out
 }
 
