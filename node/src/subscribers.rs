@@ -198,7 +198,7 @@ mod tests {
         assert_eq!((all.count(false, b"news"), all.names(Topic::Pattern)), (2, 2));
         assert_eq!(all.channels(false, Some(b"n?ws")), [Box::from(&b"news"[..])]);
         all.register(a, 10, &entries(&[(Topic::Channel, "news", 0)])).unwrap();
-        assert_eq!(receivers(&all, "news", false), [(1, 1), (2, 4)]);
+        assert_eq!(receivers(&all, "news", false), [(2, 4), (1, 1)]);
     }
 
     #[test]

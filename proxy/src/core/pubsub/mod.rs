@@ -501,6 +501,9 @@ impl WorkerCore {
         let mut encoded = [None, None];
         for &(index, generation) in targets {
             let Some(client) = self.clients.of_generation(index, generation) else { continue };
+            if client.cut {
+                continue;
+            }
             let resp3 = client.resp3;
             let bytes: &BytesMut = encoded[usize::from(resp3)].get_or_insert_with(|| {
                 let mut out = BytesMut::new();
@@ -538,6 +541,9 @@ impl WorkerCore {
         self.confirm_subscriptions();
         for index in std::mem::take(&mut self.pubsub.slow) {
             let Some(client) = self.clients.get_mut(index) else { continue };
+            if client.cut {
+                continue;
+            }
             let backlog = client.output.len();
             if backlog > self.pubsub.limits.soft_bytes {
                 self.check_output(index, backlog);

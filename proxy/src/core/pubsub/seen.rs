@@ -111,7 +111,7 @@ mod tests {
         assert!(seen.young.len() + seen.old.len() < 400);
         assert!(!new(&mut seen, 700, 700, true, 20));
         for second in [200, 203, 206] {
-            new(&mut seen, second, second, false, second);
+            new(&mut seen, second * 1000, second * 1000, false, second);
         }
         assert!(seen.young.len() + seen.old.len() <= 3);
     }
