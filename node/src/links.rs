@@ -197,6 +197,11 @@ impl Replies {
         }
     }
 
+    /// The workers with a link.
+    pub(crate) fn workers(&self) -> Vec<WorkerId> {
+        self.outputs.iter().map(|(link, _)| link.worker).collect()
+    }
+
     /// The frames under way to a worker, to be extended with [`begin_answer`]; `None` without a link.
     pub(crate) fn output(&mut self, worker: WorkerId) -> Option<&mut Vec<u8>> {
         if self.outputs.get(self.last).is_none_or(|(link, _)| link.worker != worker) {

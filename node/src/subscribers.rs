@@ -20,11 +20,13 @@ pub(crate) struct Subscribers {
     table: Mutex<Table>,
     /// Whether there is any registration: publishing to nobody takes no lock.
     any: AtomicBool,
+    /// Whether some client is told of every change under a prefix.
+    any_prefix: AtomicBool,
 }
 
 #[derive(Default)]
 struct Table {
-    names: [BTreeMap<Box<[u8]>, Receivers>; 3],
+    names: [BTreeMap<Box<[u8]>, Receivers>; Topic::ALL.len()],
     workers: BTreeMap<WorkerId, Worker>,
 }
 
@@ -73,6 +75,8 @@ impl Subscribers {
     fn publish_any(&self, table: &Table) {
         let any = table.names.iter().any(|names| !names.is_empty());
         self.any.store(any, Ordering::Release);
+        let prefixes = &table.names[Topic::Prefix as usize];
+        self.any_prefix.store(!prefixes.is_empty(), Ordering::Release);
     }
 
     /// Appends the workers with a client that receives a message on `channel`, each once, with the
@@ -98,6 +102,26 @@ impl Subscribers {
             match out.iter_mut().find(|(known, _)| *known == worker) {
                 Some((_, count)) => *count += clients,
                 None => out.push((worker, clients)),
+            }
+        }
+    }
+
+    pub(crate) fn any_prefix(&self) -> bool {
+        self.any_prefix.load(Ordering::Acquire)
+    }
+
+    /// Appends the workers that are told of every change of this key, each once.
+    pub(crate) fn prefix_receivers(&self, key: &[u8], out: &mut SmallVec<[WorkerId; 2]>) {
+        if !self.any_prefix() {
+            return;
+        }
+        let table = lock(&self.table);
+        let prefixes = table.names[Topic::Prefix as usize].iter();
+        for (_, receivers) in prefixes.filter(|(prefix, _)| key.starts_with(prefix)) {
+            for (worker, _) in receivers {
+                if !out.contains(worker) {
+                    out.push(*worker);
+                }
             }
         }
     }

@@ -371,8 +371,9 @@ pub enum Response {
     Message {
         message: Bytes,
     },
-    /// Keys that changed since the worker read them with [`flags::TRACK`]
-    /// ([`push::invalidated_keys`]); none: any key may have.
+    /// Keys that changed since the worker read them with [`flags::TRACK`], or under a registered
+    /// prefix: the tag of the request that changed them (`u64`, 0 for none), then the keys
+    /// ([`push::invalidated_keys`]); no key: any may have changed.
     Invalidate {
         keys: Bytes,
     },

@@ -11,6 +11,7 @@ mod memory;
 mod publish;
 mod reads;
 mod slowlog;
+mod tracking;
 
 use crate::checkpoint_files::CheckpointFile;
 use crate::clock;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tracking::Tracked;
 
 /// How often a primary looks for due keys and waits, and parked reads are looked through.
 pub(crate) const DUTY_PERIOD: Duration = Duration::from_millis(100);
@@ -114,6 +116,10 @@ pub(crate) struct Executor {
     checkpoint: CheckpointJob,
     /// `notify-keyspace-events`.
     events: EventClasses,
+    /// Who read what, for client tracking.
+    tracked: Tracked,
+    /// Whether the engine reports changed keys.
+    watching_keys: bool,
     stopped: bool,
 }
 
@@ -135,6 +141,8 @@ impl Executor {
             memory: MemoryLimit::default(),
             slowlog: Slowlog::default(),
             events: EventClasses::default(),
+            tracked: Tracked::default(),
+            watching_keys: false,
             stopped: false,
         };
         executor.take_settings(&spec);
@@ -222,6 +230,9 @@ impl Executor {
 
     fn apply(&mut self, entries: Vec<Committed>) {
         self.note_role();
+        if self.primary {
+            self.watch_keys();
+        }
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
         for entry in entries {
             if entry.index <= self.applied {
@@ -259,6 +270,7 @@ impl Executor {
             batch.time_ms = clock::wall_ms();
         }
         let mut at = BATCH_HEADER_LEN;
+        let mut ordinal = 0;
         let mut clock = clock::instant();
         for position in 0..batch.count {
             let Ok(header) = RecordHeader::decode(&entry.data[at..]) else {
@@ -271,6 +283,9 @@ impl Executor {
             };
             at = end;
             self.engine.apply(&batch, position, &header, body, &mut self.outcomes);
+            if !self.outcomes.effects.is_empty() {
+                self.deliver_effects(entry.index, &mut ordinal, &header);
+            }
             if header.worker == WorkerId::SHARD {
                 self.duties.applied(&header);
                 if header.op == RecordOp::Evict {
@@ -280,18 +295,15 @@ impl Executor {
                 clock = self.slowlog.observe(clock, body);
             }
         }
-        self.answer_outcomes(entry.index);
+        self.answer_outcomes();
         let counters = &self.shared.counters;
         counters.writes.fetch_add(u64::from(batch.count), Ordering::Relaxed);
         counters.batches.fetch_add(1, Ordering::Relaxed);
         self.checkpoint.count(u64::from(batch.count), entry.data.len() as u64);
     }
 
-    fn answer_outcomes(&mut self, index: LogIndex) {
+    fn answer_outcomes(&mut self) {
         if self.primary {
-            if !self.outcomes.effects.is_empty() {
-                self.deliver_effects(index);
-            }
             for (completion, payload) in self.outcomes.iter() {
                 self.replies.answer(completion.worker, completion.tag, completion.status, payload);
             }
@@ -315,7 +327,12 @@ impl Executor {
 
     /// Tells the engine what to gather: nothing on a replica that does not answer.
     fn watch(&mut self) {
-        let watched = Watched { events: self.events, keys: false, publications: true };
+        if !self.primary {
+            self.tracked.clear();
+        }
+        let keys = !self.tracked.is_empty() || self.node.links.subscribers.any_prefix();
+        self.watching_keys = keys && self.primary;
+        let watched = Watched { events: self.events, keys, publications: true };
         self.engine.watch(if self.primary { watched } else { Watched::default() });
     }
 

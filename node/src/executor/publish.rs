@@ -9,7 +9,7 @@ use crate::links::{begin_answer, finish_answer};
 use holdfast_engine::Effect;
 use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::push::{Message, Source, Topic, push_message};
-use holdfast_proto::frame::{AnswerStatus, ReadHeader, flags};
+use holdfast_proto::frame::{AnswerStatus, ReadHeader, RecordHeader, flags};
 use holdfast_proto::ids::{LogIndex, WorkerId};
 use holdfast_proto::resp::encode;
 use smallvec::SmallVec;
@@ -33,15 +33,26 @@ impl Executor {
         }
     }
 
-    /// Tells what applying the entry at `index` published and changed.
-    pub(super) fn deliver_effects(&mut self, index: LogIndex) {
+    /// Tells what applying a record of the entry at `index` published and changed; `ordinal` counts
+    /// the messages of the entry.
+    pub(super) fn deliver_effects(
+        &mut self,
+        index: LogIndex,
+        ordinal: &mut u64,
+        record: &RecordHeader,
+    ) {
         let mut effects = std::mem::take(&mut self.outcomes.effects);
-        let shard = self.shared.shard;
-        let mut ordinal = 0;
-        self.deliver(&effects, || {
-            ordinal += 1;
-            Source::Log { shard, index: index.0, ordinal }
-        });
+        if self.primary {
+            let shard = self.shared.shard;
+            if self.watching_keys {
+                let cause = if record.worker == WorkerId::SHARD { 0 } else { record.tag };
+                self.deliver_invalidations(&effects, cause);
+            }
+            self.deliver(&effects, || {
+                *ordinal += 1;
+                Source::Log { shard, index: index.0, ordinal: *ordinal }
+            });
+        }
         effects.clear();
         self.outcomes.effects = effects;
     }

@@ -190,6 +190,9 @@ impl Executor {
                     ReadOp::WatchVersions => AnswerStatus::WatchVersions,
                 };
                 finish_answer(out, start, status);
+                if read.flags & flags::TRACK != 0 {
+                    self.remember_reader(worker, body);
+                }
                 if self.events.intersects(EventClasses::KEY_MISS) {
                     self.deliver_read_effects();
                 }

@@ -44,7 +44,8 @@ impl Executor {
         let Ok(spec) = command::resolve(name, args.get(1).copied()) else { return };
         let Ok(positions) = command::keys(spec, &args) else { return };
         for position in positions.iter() {
-            let readers = self.tracked.keys.entry(args[position.index as usize].into()).or_default();
+            let readers =
+                self.tracked.keys.entry(args[position.index as usize].into()).or_default();
             if !readers.contains(&worker) {
                 readers.push(worker);
             }

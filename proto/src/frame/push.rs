@@ -21,17 +21,20 @@ pub enum Topic {
     Pattern = 1,
     /// SSUBSCRIBE
     ShardChannel = 2,
+    /// CLIENT TRACKING ON BCAST PREFIX: every change of a key with this prefix is told.
+    Prefix = 3,
 }
 
 impl Topic {
     /// Every kind, for loops.
-    pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::ShardChannel];
+    pub const ALL: [Self; 4] = [Self::Channel, Self::Pattern, Self::ShardChannel, Self::Prefix];
 
     const fn from_u8(value: u8) -> Option<Self> {
         Some(match value {
             0 => Self::Channel,
             1 => Self::Pattern,
             2 => Self::ShardChannel,
+            3 => Self::Prefix,
             _ => return None,
         })
     }
@@ -163,6 +166,23 @@ pub fn push_message(out: &mut Vec<u8>, encoded: &[u8]) -> usize {
     let start = out.len();
     out.put_slice(encoded);
     start
+}
+
+/// Begins an invalidation's frame; the caller appends each key behind its length (`u32`), then
+/// calls [`finish_invalidate`] with what is returned. `cause`: the tag of the request that changed
+/// the keys, 0 for none.
+pub fn begin_invalidate(out: &mut Vec<u8>, cause: u64) -> usize {
+    let start = out.len();
+    out.put_u32_le(0);
+    out.put_u8(super::KIND_INVALIDATE);
+    out.put_u64_le(cause);
+    start
+}
+
+/// Ends an invalidation's frame.
+pub fn finish_invalidate(out: &mut [u8], start: usize) {
+    let len = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
 }
 
 /// The keys of an invalidation: none for "every key".

@@ -7,6 +7,7 @@
 use super::open_reads::OpenReads;
 use super::pubsub::Subscriptions;
 use super::request::Handle;
+use super::tracking::Tracking;
 use super::transaction::{ExecRest, Transaction};
 use super::users::Account;
 use bytes::BytesMut;
@@ -123,6 +124,8 @@ pub(crate) struct Client {
     pub(crate) quitting: bool,
     /// `None`: not subscribed to anything.
     pub(crate) subscriptions: Option<Box<Subscriptions>>,
+    /// `None`: CLIENT TRACKING is off.
+    pub(crate) tracking: Option<Box<Tracking>>,
     /// Close at once, whatever is left to write.
     pub(crate) cut: bool,
     /// Close once the output is written.
@@ -176,6 +179,7 @@ impl Client {
             blocked: None,
             quitting: false,
             subscriptions: None,
+            tracking: None,
             cut: false,
             closing: false,
             dirty: false,

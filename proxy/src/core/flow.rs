@@ -207,6 +207,8 @@ impl WorkerCore {
 
     /// The primary of a shard is gone or refuses: all that was sent to it waits for another.
     fn hold(&mut self, shard_index: u32) {
+        // What it knew of tracked keys is lost, or soon not complete any more.
+        self.flush_tracking();
         let shard = &mut self.router.shards[shard_index as usize];
         shard.down_since_us.get_or_insert(self.now_us);
         shard.probed_us = self.now_us;
@@ -263,7 +265,7 @@ impl WorkerCore {
             Response::Pong { .. } => {}
             Response::Registered { number } => self.handle_registered(link_index, number),
             Response::Message { message } => self.handle_message(&message),
-            Response::Invalidate { .. } => {}
+            Response::Invalidate { keys } => self.handle_invalidate(keys),
         }
     }
 
@@ -314,6 +316,7 @@ impl WorkerCore {
     /// The answer to a request.
     pub(crate) fn handle_answer(&mut self, link: usize, answer: &AnswerRef<'_>) {
         self.note_heard(link);
+        self.answering = Some(link);
         let AnswerRef { tag, status, payload } = *answer;
         // Answers to an earlier sending are ignored: the present sending is answered too.
         let Some(index) = self.requests.of_tag(tag) else { return };
@@ -622,6 +625,9 @@ impl WorkerCore {
     fn link_stuck(&mut self, link: usize) {
         self.links[link].stuck = true;
         let node = self.links[link].node;
+        if self.router.shards.iter().any(|shard| shard.primary.node == Some(node)) {
+            self.flush_tracking();
+        }
         for shard in &mut self.router.shards {
             if shard.primary.node == Some(node) {
                 shard.down_since_us.get_or_insert(self.now_us);

@@ -25,6 +25,7 @@ mod session;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod transaction;
 mod users;
 
@@ -166,6 +167,9 @@ pub struct WorkerCore {
     peer_asks: slab::Slab<peers::PeerAsk>,
     proposals: slab::Slab<proposals::Proposal>,
     pubsub: pubsub::PubSub,
+    tracking: tracking::TrackingTable,
+    /// The link whose answer is being handled.
+    answering: Option<usize>,
     actions: Vec<Action>,
     dirty_clients: Vec<u32>,
     dirty_links: Vec<usize>,
@@ -222,6 +226,8 @@ impl WorkerCore {
             peer_asks: slab::Slab::new(),
             proposals: slab::Slab::new(),
             pubsub: pubsub::PubSub::new(worker.0),
+            tracking: tracking::TrackingTable::default(),
+            answering: None,
             actions: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
@@ -391,6 +397,7 @@ impl WorkerCore {
         }
         if let Some(mut client) = self.clients.remove(key.index) {
             self.forget_subscriptions(key.index, client.subscriptions.take());
+            self.stop_tracking(key.index, client.tracking.take());
             if let Some(blocked) = client.blocked {
                 self.abandon_blocked(blocked);
             }

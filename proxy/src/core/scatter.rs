@@ -47,6 +47,8 @@ pub(crate) struct Scatter {
     /// The replies, by part.
     parts: Vec<Bytes>,
     waiting: usize,
+    /// The request, if its client tracks what it reads.
+    tracked: Option<Bytes>,
 }
 
 /// How the parts become one reply.
@@ -75,6 +77,13 @@ pub(crate) struct Scatters {
 
 /// Low bits of a cursor that name the shard; 64 shards are the most a cluster has.
 const CURSOR_SHARD_BITS: u32 = 6;
+
+impl Scatters {
+    /// Whose command it is.
+    pub(crate) fn client_of(&self, index: u32) -> Option<u32> {
+        self.slab.get(index as usize).map(|scatter| scatter.client)
+    }
+}
 
 impl WorkerCore {
     pub(crate) fn route_spread(
@@ -165,7 +174,11 @@ impl WorkerCore {
             Spread::Pairs => Merge::Ok,
             _ => Merge::Sum,
         };
-        self.scatter(index, resolved, merge, bodies);
+        let tracked = self.tracking_flag(index, resolved.spec) != 0;
+        let scatter = self.scatter(index, resolved, merge, bodies);
+        if tracked && let Some(scatter) = scatter {
+            self.scatters.slab[scatter as usize].tracked = Some(request.raw);
+        }
     }
 
     /// The same command to every shard.
@@ -193,10 +206,10 @@ impl WorkerCore {
         resolved: Resolved,
         merge: Merge,
         parts: Vec<(u32, Slot, Bytes, u8)>,
-    ) {
+    ) -> Option<u32> {
         self.stats.commands += 1;
         let write = resolved.spec.is_logged();
-        let Some(client) = self.clients.get_mut(index) else { return };
+        let client = self.clients.get_mut(index)?;
         let (generation, db) = (client.generation, client.db);
         let resp3_flag = if client.resp3 { flags::RESP3 } else { 0 };
         let reply = client.expect_reply();
@@ -210,6 +223,7 @@ impl WorkerCore {
             merge,
             parts: vec![Bytes::new(); parts.len()],
             waiting: parts.len(),
+            tracked: None,
         }) as u32;
         for (part, (shard, slot, body, extra)) in parts.into_iter().enumerate() {
             let depends_on = match self.clients.get(index) {
@@ -231,6 +245,7 @@ impl WorkerCore {
                 client.remember_write(shard, handle);
             }
         }
+        Some(scatter)
     }
 
     /// A part of a split command is answered; the last one answers the client.
@@ -246,9 +261,12 @@ impl WorkerCore {
         if self.clients.of_generation(client, generation).is_none() {
             return;
         }
-        let reply = scatter.reply;
+        let (reply, tracked) = (scatter.reply, scatter.tracked.clone());
         let merged = self.merge(scatter);
         self.answer_client(client, reply, &merged);
+        if let Some(raw) = tracked {
+            self.invalidate_read(client, &raw);
+        }
     }
 
     fn merge(&mut self, scatter: Scatter) -> Bytes {

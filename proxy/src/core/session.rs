@@ -170,6 +170,9 @@ impl WorkerCore {
         if let Some(text) = confinement_error(client, resolved.spec.name) {
             return self.reject(index, resolved.index, &text);
         }
+        if !resolved.spec.name.starts_with("client") {
+            client.begin_tracked_command();
+        }
         let leaves = matches!(resolved.spec.name, "quit" | "reset");
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
             return self.queue_in_transaction(index, resolved, request);
@@ -417,8 +420,9 @@ impl WorkerCore {
         }
         let write = is_logged(resolved.spec, &request);
         let kind = if write { WRITE_COMMAND } else { READ_COMMAND };
+        let track = self.tracking_flag(index, resolved.spec);
         let Some((number, handle)) =
-            self.submit_for(index, resolved.index, kind, shard, slot, request.raw, 0)
+            self.submit_for(index, resolved.index, kind, shard, slot, request.raw, track)
         else {
             return;
         };
@@ -499,12 +503,16 @@ impl WorkerCore {
                     (Kind::Write(RecordOp::Exec), _) => {
                         let whole = self.finish_exec(index, reply, payload);
                         self.answer_client(index, reply, whole.as_deref().unwrap_or(payload));
+                        self.invalidate_exec_reads(index, &request.body);
                     }
                     _ => {
                         if payload.starts_with(b"-NOSCRIPT") {
                             self.scripts.forget(request.shard, &request.body);
                         }
                         self.answer_client(index, reply, payload);
+                        if request.flags & flags::TRACK != 0 {
+                            self.remember_read_keys(request);
+                        }
                     }
                 }
             }

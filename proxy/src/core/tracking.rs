@@ -12,15 +12,15 @@
 //!   by an invalidation of its keys. So are reads inside transactions and reads that were split
 //!   over shards, whose reply is put together after their keys were read.
 
+use super::WorkerCore;
 use super::client::Client;
 use super::link::LinkState;
 use super::request::{Owner, Request};
-use super::WorkerCore;
 use bytes::{Buf, Bytes, BytesMut};
 use holdfast_proto::command::{self, CommandSpec};
-use holdfast_proto::frame::push::{Topic, invalidated_keys};
 use holdfast_proto::frame::flags;
-use holdfast_proto::resp::{Args, RawRequest, encode};
+use holdfast_proto::frame::push::{Topic, invalidated_keys};
+use holdfast_proto::resp::{Args, RawRequest, encode, parse_array};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +72,11 @@ pub(super) struct TrackingTable {
 }
 
 impl Client {
+    /// As CLIENT GETREDIR: -1 without tracking, 0 without redirection, or the other client's id.
+    pub(crate) fn redirection(&self) -> i64 {
+        self.tracking.as_deref().map_or(-1, |tracking| tracking.redirect as i64)
+    }
+
     /// A command begins: what CLIENT CACHING said is about this one, or is over.
     pub(crate) fn begin_tracked_command(&mut self) {
         if let Some(tracking) = &mut self.tracking
@@ -127,10 +132,30 @@ impl WorkerCore {
     }
 
     /// A reply was made of keys read earlier: the client may not keep them.
-    pub(super) fn invalidate_read(&mut self, index: u32, spec: &CommandSpec, raw: &Bytes) {
-        if self.tracking_flag(index, spec) != 0 {
-            let keys = keys_of(raw);
+    pub(super) fn invalidate_read(&mut self, index: u32, raw: &Bytes) {
+        let keys = keys_of(raw);
+        if !keys.is_empty() {
             self.invalidate(index, &keys);
+        }
+    }
+
+    /// The same for a transaction; `body` is the record's.
+    pub(super) fn invalidate_exec_reads(&mut self, index: u32, body: &Bytes) {
+        let tracking = self.clients.get(index).and_then(|client| client.tracking.as_deref());
+        if tracking.is_none_or(|tracking| tracking.mode == Mode::Broadcast) {
+            return;
+        }
+        let Some(watches) = body.first_chunk::<2>() else { return };
+        let mut at = 2 + 12 * usize::from(u16::from_le_bytes(*watches)) + 4;
+        while at < body.len() {
+            let mut args = SmallVec::new();
+            let Ok(len) = parse_array(&body[at..], &mut args) else { return };
+            let reads =
+                command::resolve(args[0], args.get(1).copied()).is_ok_and(CommandSpec::is_readonly);
+            if reads {
+                self.invalidate_read(index, &body.slice(at..at + len));
+            }
+            at += len;
         }
     }
 
@@ -176,7 +201,7 @@ impl WorkerCore {
         match self.requests.get(index).owner {
             Owner::Client { client, .. } => Some(client),
             Owner::Scatter { index, .. } => self.scatters.client_of(index),
-            Owner::Nobody => None,
+            Owner::Nobody | Owner::Lookup { .. } => None,
         }
     }
 
@@ -420,15 +445,13 @@ fn check_prefixes(old: &BTreeSet<Bytes>, new: &[Bytes]) -> Result<(), String> {
 }
 
 /// CLIENT CACHING YES|NO
-pub(super) fn caching(
-    core: &mut WorkerCore,
-    index: u32,
-    request: &RawRequest,
-    out: &mut BytesMut,
-) {
+pub(super) fn caching(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     let tracking = core.clients.get_mut(index).and_then(|client| client.tracking.as_deref_mut());
     let Some(tracking) = tracking else {
-        return encode::error(out, "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled");
+        return encode::error(
+            out,
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
+        );
     };
     let error = match (request.arg(2).to_ascii_lowercase().as_slice(), tracking.mode) {
         (b"yes", Mode::OptIn) | (b"no", Mode::OptOut) => {
@@ -448,8 +471,7 @@ pub(super) fn caching(
 
 /// CLIENT GETREDIR
 pub(super) fn redirection(core: &WorkerCore, index: u32, out: &mut BytesMut) {
-    let tracking = core.clients.get(index).and_then(|client| client.tracking.as_deref());
-    encode::integer(out, tracking.map_or(-1, |tracking| tracking.redirect as i64));
+    encode::integer(out, core.clients.get(index).map_or(-1, Client::redirection));
 }
 
 /// CLIENT TRACKINGINFO
@@ -458,7 +480,7 @@ pub(super) fn tracking_info(core: &WorkerCore, index: u32, out: &mut BytesMut) {
     let resp3 = client.resp3;
     let tracking = client.tracking.as_deref();
     let mut words: Vec<&str> = Vec::new();
-    let cached = tracking.is_some_and(|tracking| tracking.caching || tracking.caching_now);
+    let cached = tracking.is_some_and(|tracking| tracking.caching);
     match tracking.map(|tracking| tracking.mode) {
         None => words.push("off"),
         Some(Mode::Default) => words.push("on"),

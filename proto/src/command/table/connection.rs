@@ -48,7 +48,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Instruct the server about tracking or not keys in the next request",
                     since: "6.0.0", complexity: Some("O(1)"),
@@ -87,7 +87,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Get tracking notifications redirection client ID if any",
                     since: "6.0.0", complexity: Some("O(1)"),
@@ -363,7 +363,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Enable or disable server assisted client side caching support",
                     since: "6.0.0", complexity: Some("O(1). Some options may introduce additional complexity."),
@@ -391,7 +391,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
                 first_key: 0, last_key: 0, step: 0,
                 key_specs: &[],
                 tips: &[],
-                support: Support::NotYet,
+                support: Support::Supported,
                 docs: Docs {
                     summary: "Return information about server assisted client side caching for the current connection",
                     since: "6.2.0", complexity: Some("O(1)"),

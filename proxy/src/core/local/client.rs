@@ -3,7 +3,7 @@
 use super::connection::{BAD_NAME, help, is_valid_label, unknown_subcommand};
 use super::{is_word, number};
 use crate::core::client::{Client, ReplyMode, Stall};
-use crate::core::{WorkerCore, respond};
+use crate::core::{WorkerCore, respond, tracking};
 use bytes::BytesMut;
 use holdfast_proto::command;
 use holdfast_proto::frame::UnblockReason;
@@ -36,12 +36,10 @@ pub(super) fn client(core: &mut WorkerCore, index: u32, request: &RawRequest, ou
             encode::ok(out);
         }
         b"unblock" => unblock(core, request, out),
-        b"getredir" => encode::integer(out, -1),
-        b"trackinginfo" => tracking_info(core, index, out),
-        b"tracking" if request.len() == 3 && is_word(request.arg(2), "off") => encode::ok(out),
-        b"tracking" | b"caching" => {
-            encode::error(out, "ERR CLIENT TRACKING is not supported yet");
-        }
+        b"getredir" => tracking::redirection(core, index, out),
+        b"trackinginfo" => tracking::tracking_info(core, index, out),
+        b"tracking" => tracking::tracking(core, index, request, out),
+        b"caching" => tracking::caching(core, index, request, out),
         b"help" => help(out, HELP),
         _ => unknown_subcommand("client", request, out),
     }
@@ -296,18 +294,6 @@ fn unblock(core: &mut WorkerCore, request: &RawRequest, out: &mut BytesMut) {
     encode::integer(out, i64::from(done));
 }
 
-fn tracking_info(core: &WorkerCore, index: u32, out: &mut BytesMut) {
-    let resp3 = core.clients.get(index).is_some_and(|client| client.resp3);
-    encode::map(out, 3, resp3);
-    encode::bulk(out, b"flags");
-    encode::set(out, 1, resp3);
-    encode::bulk(out, b"off");
-    encode::bulk(out, b"redirect");
-    encode::integer(out, -1);
-    encode::bulk(out, b"prefixes");
-    encode::array(out, 0);
-}
-
 impl WorkerCore {
     /// The client's line of CLIENT LIST.
     pub(in crate::core) fn describe_client(&self, index: u32) -> String {
@@ -319,6 +305,9 @@ impl WorkerCore {
         let mut flags = String::new();
         if client.is_subscriber() {
             flags.push('P');
+        }
+        if client.tracking.is_some() {
+            flags.push('t');
         }
         if client.transaction.is_some() {
             flags.push('x');
@@ -347,7 +336,7 @@ impl WorkerCore {
             line,
             "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
              multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} omem=0 \
-             tot-mem={} events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}",
+             tot-mem={} events=r cmd={} user={} redir={} resp={} lib-name={} lib-ver={}",
             client.id,
             client.addr,
             client.local_addr,
@@ -366,6 +355,7 @@ impl WorkerCore {
             memory,
             command,
             client.account.name,
+            client.redirection(),
             if client.resp3 { 3 } else { 2 },
             text(labels.map(|l| &l.lib_name)),
             text(labels.map(|l| &l.lib_version)),

@@ -122,7 +122,9 @@ pub(super) fn reset(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut
     let account = core.users.default_user().clone();
     let Some(client) = core.clients.get_mut(index) else { return };
     let subscriptions = client.subscriptions.take();
+    let tracking = client.tracking.take();
     core.forget_subscriptions(index, subscriptions);
+    core.stop_tracking(index, tracking);
     let Some(client) = core.clients.get_mut(index) else { return };
     client.transaction = None;
     client.forget_watches();

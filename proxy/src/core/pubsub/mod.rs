@@ -48,7 +48,7 @@ pub(crate) enum PushCommand {
 /// What one client is subscribed to.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
-    names: [BTreeSet<Bytes>; 3],
+    names: [BTreeSet<Bytes>; Topic::ALL.len()],
     /// Since when its unread output is over the soft limit.
     slow_since_us: Option<u64>,
 }
@@ -65,7 +65,7 @@ impl Subscriptions {
 
 /// All of a worker.
 pub(crate) struct PubSub {
-    topics: [BTreeMap<Bytes, Subscribers>; 3],
+    topics: [BTreeMap<Bytes, Subscribers>; Topic::ALL.len()],
     /// Names whose number of clients changed since the last registration.
     changed: Vec<(Topic, Bytes)>,
     /// Of the last registration sent.
@@ -144,13 +144,13 @@ impl PubSub {
         subscribers
     }
 
-    fn add(&mut self, topic: Topic, name: &Bytes, client: u32, generation: u32) {
+    pub(super) fn add(&mut self, topic: Topic, name: &Bytes, client: u32, generation: u32) {
         let number = self.number + 1;
         let subscriber = Subscriber { generation, number };
         self.note_change(topic, name).clients.insert(client, subscriber);
     }
 
-    fn remove(&mut self, topic: Topic, name: &Bytes, client: u32) {
+    pub(super) fn remove(&mut self, topic: Topic, name: &Bytes, client: u32) {
         self.note_change(topic, name).clients.remove(&client);
     }
 

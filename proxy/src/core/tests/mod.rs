@@ -8,6 +8,7 @@ mod pubsub;
 mod random;
 mod scatter;
 mod script;
+mod tracking;
 mod transaction;
 
 use super::*;
