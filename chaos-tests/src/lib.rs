@@ -2,13 +2,15 @@
 //! processes, [`failover`] measures what clients see of failovers and counts every write, [`check`]
 //! decides whether a history of operations keeps the promises. [`workload`] makes such histories,
 //! [`nemesis`] breaks things meanwhile, on whatever implements the traits of [`target`]; [`local`] is
-//! a cluster of processes with a network that can be cut, [`peer`] is Redis with Sentinel on the same;
+//! a cluster of processes with a network that can be cut, [`peer`] is Redis with Sentinel on the same,
+//! [`compose`] a project of containers;
 //! [`run`] is the life of a run and [`report`] tells what happened. [`sim`] simulates whole clusters in one
 //! thread.
 
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod compose;
 pub mod failover;
 pub mod harness;
 pub mod local;

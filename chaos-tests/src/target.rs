@@ -32,6 +32,15 @@ pub trait Endpoint: Send + Sync {
     fn meaning(&self, error: &str) -> ErrorMeaning;
 }
 
+/// What Holdfast's errors say.
+pub fn meaning(error: &str) -> ErrorMeaning {
+    if error.starts_with("CLUSTERDOWN") || error.starts_with("EXECABORT") {
+        ErrorMeaning::NotExecuted
+    } else {
+        ErrorMeaning::Unknown
+    }
+}
+
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -86,7 +95,10 @@ pub trait Target: Send + Sync {
 /// What a target may or may not be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
+    /// Links one by one.
     CutLinks,
+    /// All links of a process, no fewer.
+    Isolate,
     SlowLinks,
     Inject,
     HandOver,

@@ -70,7 +70,8 @@ impl ClusterAccess {
         Self::new(ClusterFile::load(path)?)
     }
 
-    fn new(file: ClusterFile) -> anyhow::Result<Self> {
+    /// Fails if the file's id or secret is malformed.
+    pub fn new(file: ClusterFile) -> anyhow::Result<Self> {
         let cluster_id = decode_hex(&file.cluster_id).context("the cluster file's cluster-id")?;
         let secret = decode_hex(&file.secret).context("the cluster file's secret")?;
         let client = SentinelClient::new(cluster_id, secret, file.sentinels);

@@ -5,7 +5,7 @@ use super::processes::{Processes, Spec, Supervisor};
 use crate::harness::unhealthy;
 use crate::random::Random;
 use crate::target::{
-    Ability, ClusterEvent, Death, Endpoint, ErrorMeaning, Later, Role, Subject, Target,
+    Ability, ClusterEvent, Death, Endpoint, ErrorMeaning, Later, Role, Subject, Target, meaning,
 };
 use anyhow::{Context, bail};
 use holdfast_cli::client::{ClientTls, Connection, Uri};
@@ -296,11 +296,7 @@ impl Endpoint for LocalCluster {
     }
 
     fn meaning(&self, error: &str) -> ErrorMeaning {
-        if error.starts_with("CLUSTERDOWN") || error.starts_with("EXECABORT") {
-            ErrorMeaning::NotExecuted
-        } else {
-            ErrorMeaning::Unknown
-        }
+        meaning(error)
     }
 }
 
@@ -317,6 +313,8 @@ impl Target for LocalCluster {
         match ability {
             Ability::CutLinks | Ability::SlowLinks => self.network.cuts(),
             Ability::Inject | Ability::HandOver => true,
+            // A cut from everybody is the same here.
+            Ability::Isolate => false,
         }
     }
 
@@ -416,7 +414,7 @@ impl Subject for LocalCluster {
 }
 
 /// Requests that a proxy holds, from its metrics.
-fn held_by(addr: SocketAddr) -> std::io::Result<u64> {
+pub(crate) fn held_by(addr: SocketAddr) -> std::io::Result<u64> {
     let limit = Duration::from_millis(200);
     let mut stream = TcpStream::connect_timeout(&addr, limit)?;
     stream.set_read_timeout(Some(limit))?;

@@ -19,6 +19,8 @@ pub enum FaultKind {
     Pause,
     /// A node is cut off from others, both ways.
     Cut,
+    /// A node is taken off its network.
+    Isolate,
     /// A node sends or receives, not both.
     OneWay,
     /// A node dies and comes back while it is cut off: its old connections stay half open.
@@ -55,6 +57,7 @@ pub enum FaultKind {
     SentinelKill,
     SentinelPause,
     SentinelCut,
+    SentinelIsolate,
     /// Breaks the connections of the clients that use this proxy.
     ProxyKill,
     ProxyPause,
@@ -72,10 +75,11 @@ const CLOCK_RATE_PPM_MAX: u64 = 20_000;
 
 impl FaultKind {
     /// All that a run may do without taking more than a minority.
-    pub const MIX: [Self; 24] = [
+    pub const MIX: [Self; 26] = [
         Self::Kill,
         Self::Pause,
         Self::Cut,
+        Self::Isolate,
         Self::OneWay,
         Self::HalfOpen,
         Self::Bridge,
@@ -93,6 +97,7 @@ impl FaultKind {
         Self::SentinelKill,
         Self::SentinelPause,
         Self::SentinelCut,
+        Self::SentinelIsolate,
         Self::ProxyKill,
         Self::ProxyPause,
         Self::ProxyCut,
@@ -101,7 +106,10 @@ impl FaultKind {
 
     pub(super) fn lane(self) -> &'static str {
         match self {
-            Self::SentinelKill | Self::SentinelPause | Self::SentinelCut => "sentinels",
+            Self::SentinelKill
+            | Self::SentinelPause
+            | Self::SentinelCut
+            | Self::SentinelIsolate => "sentinels",
             Self::ProxyKill | Self::ProxyPause | Self::ProxyCut => "proxies",
             Self::Starve => "machine",
             _ => "nodes",
@@ -114,6 +122,7 @@ impl FaultKind {
                 target.can(Ability::CutLinks)
             }
             Self::SentinelCut | Self::ProxyCut => target.can(Ability::CutLinks),
+            Self::Isolate | Self::SentinelIsolate => target.can(Ability::Isolate),
             Self::Slow | Self::Lossy => target.can(Ability::SlowLinks),
             Self::ReplicaRestart | Self::HandOver => target.can(Ability::HandOver),
             kind => !kind.is_injected() || target.can(Ability::Inject),
@@ -183,6 +192,13 @@ impl Lane {
             | FaultKind::ProxyCut => {
                 let links = self.cut(kind, episode)?;
                 self.shared.set_links(self.name, links)?;
+                self.shared.wait(lasts);
+            }
+            FaultKind::Isolate | FaultKind::SentinelIsolate => {
+                let name = self.victim(kind)?;
+                episode.targets.push(name.clone());
+                let others = self.others(&name);
+                self.shared.set_links(self.name, both_ways(&name, &others))?;
                 self.shared.wait(lasts);
             }
             FaultKind::HalfOpen => {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod compose;
 mod failover;
 mod local;
 mod outcome;
@@ -28,6 +29,7 @@ enum Command {
     /// Simulate whole clusters with faults of all kinds, one seed each, and check every promise.
     Sim(holdfast_chaos_tests::sim::cli::SimArgs),
     Check(check::CheckArgs),
+    Compose(Box<compose::ComposeArgs>),
     Local(Box<local::LocalArgs>),
     Peer(Box<peer::PeerArgs>),
 }
@@ -37,6 +39,7 @@ fn main() {
         Command::Failover(args) => failover::run(&args),
         Command::Sim(args) => Ok(holdfast_chaos_tests::sim::cli::main(&args)),
         Command::Check(args) => check::run(&args),
+        Command::Compose(args) => compose::run(&args),
         Command::Local(args) => local::run(&args),
         Command::Peer(args) => peer::run(&args),
     };
