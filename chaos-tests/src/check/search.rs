@@ -161,16 +161,16 @@ pub(super) fn search<O: Object>(object: &O, intervals: &[Interval], steps: u64) 
             };
             let interval = &intervals[op as usize];
             let allowed = interval.after.is_none_or(|before| taken[before as usize]);
-            if let Some(next) = allowed.then(|| object.step(&state, op as usize)).flatten() {
-                if tried.insert((taken_hash ^ word(op), hasher.hash_one(&next))) {
-                    taken[op as usize] = true;
-                    taken_hash ^= word(op);
-                    path.push((op, std::mem::replace(&mut state, next)));
-                    must_happen -= usize::from(interval.end.is_some());
-                    events.lift(op);
-                    at = events.first;
-                    continue;
-                }
+            if let Some(next) = allowed.then(|| object.step(&state, op as usize)).flatten()
+                && tried.insert((taken_hash ^ word(op), hasher.hash_one(&next)))
+            {
+                taken[op as usize] = true;
+                taken_hash ^= word(op);
+                path.push((op, std::mem::replace(&mut state, next)));
+                must_happen -= usize::from(interval.end.is_some());
+                events.lift(op);
+                at = events.first;
+                continue;
             }
             at = events.list[at as usize].next;
         } else {

@@ -684,7 +684,7 @@ fn check_growth(key: Key, seen: &[Seen<'_>], stale_allowed: bool, found: &mut Vi
         }
         let mine = own.entry((seen.op.client, seen.op.session)).or_default();
         let least = floor.max(*mine) + u64::from(seen.writes);
-        if seen.size < least && !(stale_allowed && !seen.writes) {
+        if seen.size < least && (seen.writes || !stale_allowed) {
             let text = format!("{key:?}: {:?} saw {}, before it {}", seen.op, seen.size, least);
             let invariant = match (seen.writes, seen.size <= floor) {
                 (true, true) => "writes are ordered",

@@ -371,6 +371,7 @@ impl World {
         // As the transport: appends and snapshots have a connection of their own.
         let urgent = ![APPEND, SNAPSHOT].contains(&message.kind);
         let lost = self.plan.loss + if self.storms > 0 { 2_500 } else { 0 };
+        let message = Box::new(message);
         let event = Event::Peer { node: to, inc, from, shard, message };
         if !self.is_running(b) || self.rng.below(10_000) < lost {
             // The connection breaks: the sender notices now and then.

@@ -58,7 +58,7 @@ pub fn run_caught(plan: &Plan, verbose: bool) -> Report {
 pub fn shorten(plan: &Plan) -> (Plan, Violation) {
     let failure = |plan: &Plan| run_caught(plan, false).violation;
     let mut best = plan.clone();
-    let mut violation = failure(plan).unwrap_or(Violation {
+    let mut violation = failure(plan).unwrap_or_else(|| Violation {
         invariant: "none",
         text: "the run does not fail any more".to_owned(),
     });

@@ -284,7 +284,7 @@ impl World {
         self.after(delay, Event::Rpc { to, inc, rpc: Box::new(rpc) });
     }
 
-    fn to_all_sentinels(&mut self, from: Proc, rpc: impl Fn() -> Rpc) {
+    fn tell_sentinels(&mut self, from: Proc, rpc: impl Fn() -> Rpc) {
         for at in 0..self.sentinels.len() {
             if from != Proc::Sentinel(at) {
                 self.send(from, Proc::Sentinel(at), rpc());
@@ -304,7 +304,7 @@ impl World {
 
     /// Sentinels with a connection to a node that died learn of it from their sockets.
     pub(crate) fn node_gone(&mut self, node: usize) {
-        self.to_all_sentinels(Proc::Node(node), || Rpc::NodeGone { node, first: true });
+        self.tell_sentinels(Proc::Node(node), || Rpc::NodeGone { node, first: true });
     }
 
     /// A node tells the sentinels something; whoever leads acts on it.
@@ -321,7 +321,7 @@ impl World {
             },
             _ => Rpc::Wake,
         };
-        self.to_all_sentinels(Proc::Node(at), || again(&rpc));
+        self.tell_sentinels(Proc::Node(at), || again(&rpc));
     }
 
     fn rpc_to_node(&mut self, at: usize, rpc: Rpc) {
@@ -393,10 +393,8 @@ impl World {
 
     fn rpc_to_proxy(&mut self, at: usize, rpc: Rpc) {
         match rpc {
-            Rpc::Topology(topology) => {
-                if topology.version > self.proxies[at].topology.version {
-                    self.proxy_topology(at, &topology);
-                }
+            Rpc::Topology(topology) if topology.version > self.proxies[at].topology.version => {
+                self.proxy_topology(at, &topology);
             }
             Rpc::Registered { proxy_id, worker, topology } => {
                 if self.proxies[at].core.is_none() && self.proxies[at].down == 0 {
@@ -406,11 +404,7 @@ impl World {
                 }
             }
             Rpc::NewSession { worker } => self.session_renewed(at, worker),
-            Rpc::RegisterAgain => {
-                if self.proxies[at].renewing {
-                    self.register_proxy(at);
-                }
-            }
+            Rpc::RegisterAgain if self.proxies[at].renewing => self.register_proxy(at),
             _ => {}
         }
     }
@@ -970,7 +964,7 @@ impl World {
         let command = self.with_sentinel(at, |p, _| {
             let known = p.topology.shards.iter().find(|s| s.id == shard)?;
             let lost = known.replicas.iter().any(|r| r.raft_id == raft_id && r.node == node);
-            (lost && p.serves).then(|| ReplaceReplica {
+            (lost && p.serves).then_some(ReplaceReplica {
                 shard,
                 expected_epoch: known.epoch,
                 old_raft_id: raft_id,

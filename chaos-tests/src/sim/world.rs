@@ -53,7 +53,7 @@ pub(crate) enum Event {
         inc: u64,
         from: usize,
         shard: ShardId,
-        message: v1::RaftMessage,
+        message: Box<v1::RaftMessage>,
     },
     Unreachable {
         node: usize,
@@ -423,7 +423,7 @@ impl World {
             Event::LogSync { node, .. } => self.log_sync(node),
             Event::CheckpointWork { node, .. } => self.checkpoint_work(node),
             Event::Peer { node, from, shard, message, .. } => {
-                self.peer(node, from, shard, message);
+                self.peer(node, from, shard, *message);
             }
             Event::Unreachable { node, peer, .. } => self.unreachable(node, peer),
             Event::Pulled { node, shard, index, bytes, .. } => {

@@ -97,7 +97,7 @@ impl Executor {
         if !self.shared.is_serving() || !may_propose(self.memory.proposed) {
             return;
         }
-        let now_ms = clock::wall_ms().max(self.engine.time_ms());
+        let now_ms = self.shared.now_ms().max(self.engine.time_ms());
         let wanted = excess + self.memory.max.unwrap_or(0) / SLACK_PART;
         let mut victims = Vec::new();
         let freed = self.engine.choose_victims(now_ms, wanted, VICTIMS_MAX, &mut victims);
