@@ -47,6 +47,7 @@ pub struct Replica {
     pub(crate) out: Outputs,
 
     pub(crate) last_tick: Duration,
+    pub(crate) lease_wanted: bool,
     /// When the current leader was last heard, or the start; `None` in the first run of a replica.
     heard_leader: Option<Duration>,
     pub(crate) seen: RoleChange,
@@ -142,6 +143,7 @@ impl Replica {
             rng: cfg.seed ^ cfg.raft_id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             out: Outputs::default(),
             last_tick: cfg.start,
+            lease_wanted: true,
             heard_leader: Some(cfg.start),
             seen: RoleChange { term: hard_state.term, ..Default::default() },
             leader_of_term: RaftId(0),
@@ -236,7 +238,8 @@ impl Replica {
             self.raw.raft.abort_leader_transfer();
             self.transfer = None;
         }
-        if self.transfer.is_none() && now >= self.rounds.last_sent() + self.cfg.lease_renewal {
+        let due = self.lease_wanted && now >= self.rounds.last_sent() + self.cfg.lease_renewal;
+        if self.transfer.is_none() && due {
             self.start_round(now);
         }
         self.retry_snapshots(now);
@@ -653,6 +656,13 @@ impl Replica {
     /// The options this replica runs with.
     pub fn config(&self) -> &ReplicaConfig {
         &self.cfg
+    }
+
+    /// Whether a leader is to keep its lease (it does from the start). Without reads nobody needs
+    /// one, and the rounds that renew it are most of what an idle group costs; the first read then
+    /// waits for a round.
+    pub fn want_lease(&mut self, wanted: bool) {
+        self.lease_wanted = wanted;
     }
 
     /// Role, term and known leader.

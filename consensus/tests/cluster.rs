@@ -63,6 +63,25 @@ fn a_single_replica_leads_at_once_and_has_a_lease() {
 }
 
 #[test]
+fn a_lease_that_nobody_wants_ends_and_comes_back_with_the_next_read() {
+    let mut cluster = Cluster::new(3, World::calm(5));
+    let leader = cluster.elect();
+    cluster.run(ms(300));
+    assert!(cluster.has_lease(leader));
+    cluster.with(leader, |r, _| r.want_lease(false));
+    cluster.run(ms(1000));
+    assert!(!cluster.has_lease(leader));
+    assert_eq!(cluster.leader(), Some(leader), "heartbeats go on");
+    let token = cluster.read(leader);
+    cluster.run(ms(50));
+    assert!(cluster.reads[&token].is_some());
+    assert!(cluster.has_lease(leader), "the read's round is one like any other");
+    cluster.with(leader, |r, _| r.want_lease(true));
+    cluster.run(ms(1000));
+    assert!(cluster.has_lease(leader));
+}
+
+#[test]
 fn followers_refuse_proposals_and_never_forward_them() {
     let mut cluster = Cluster::new(3, World::calm(2));
     let leader = cluster.elect();

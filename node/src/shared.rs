@@ -95,6 +95,8 @@ pub(crate) struct ShardShared {
     /// Bytes of writes that wait for the consensus thread: the link server stops reading above a
     /// bound.
     pub(crate) queued_bytes: AtomicUsize,
+    /// By the executor: reads came since the consensus thread last looked.
+    pub(crate) reads_came: AtomicBool,
     /// By the consensus thread: it waits for the executor to catch up.
     pub(crate) wake_when_applied: AtomicBool,
     /// By the executor: commands that need memory are to be refused.
@@ -149,6 +151,7 @@ impl ShardShared {
             checkpoint_index: AtomicU64::new(0),
             counters: Counters::default(),
             queued_bytes: AtomicUsize::new(0),
+            reads_came: AtomicBool::new(false),
             wake_when_applied: AtomicBool::new(false),
             out_of_memory: AtomicBool::new(false),
             status: Mutex::new(v1::ReplicaStatus::default()),

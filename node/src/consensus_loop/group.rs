@@ -39,6 +39,8 @@ const APPLY_LAG_MAX: u64 = 128;
 
 /// A new primary has better things to do than to drop lanes: it starts after 10 s.
 const RETIRE_AFTER_TICKS: u32 = 200;
+/// The lease is given up after a second without reads.
+const LEASE_TICKS: u32 = 20;
 /// Half a second.
 const FOLLOWERS_EVERY_TICKS: u32 = 10;
 /// Workers retired with one tick. Each costs a look at every slot.
@@ -131,6 +133,7 @@ pub(crate) struct Group {
     gather_until: Option<Duration>,
     /// How far the others were, and since when.
     followers: BTreeMap<RaftId, (LogIndex, Duration)>,
+    ticks_without_reads: u32,
     /// Ticks until the others' progress is published again.
     followers_in: u32,
     /// Orders that are done when something happens.
@@ -183,6 +186,7 @@ impl Group {
             last_count: 0,
             gather_until: None,
             followers: BTreeMap::new(),
+            ticks_without_reads: 0,
             followers_in: 0,
             awaited: Vec::new(),
         }
@@ -227,12 +231,23 @@ impl Group {
         self.replica.tick(now);
         if self.leads {
             self.look_at_followers(now, shell);
+            self.look_at_reads();
         }
         if self.serves {
             self.retire(retired);
         }
         self.publish_status();
         self.tick_awaited();
+    }
+
+    /// The lease is kept while reads come, and for a second after.
+    fn look_at_reads(&mut self) {
+        if self.handle.shared.reads_came.swap(false, Ordering::Relaxed) {
+            self.ticks_without_reads = 0;
+        } else {
+            self.ticks_without_reads = self.ticks_without_reads.saturating_add(1);
+        }
+        self.replica.want_lease(self.ticks_without_reads < LEASE_TICKS);
     }
 
     /// Publishes how far the others are, for INFO and metrics.

@@ -75,6 +75,7 @@ impl Executor {
             }
             return;
         }
+        self.shared.reads_came.store(true, Ordering::Relaxed);
         self.shared.counters.reads.fetch_add(batch.items.len() as u64, Ordering::Relaxed);
         // A message must not overtake one that waits: whoever reads a channel sees an order.
         let publishes = |item: &super::ReadItem| item.header.op == ReadOp::Publish;
