@@ -513,7 +513,9 @@ fn effects_are_told_to_who_watches_and_cost_nothing_else() {
     let publications = true;
     c.engine.watch(Watched { events: EventClasses::ALL, keys: true, publications });
     c.run("SET k 2 PX 5");
-    assert_eq!(c.out.effects, [changed("k")]);
+    let set = event(EventClasses::STRING, "set", "k");
+    let expire = event(EventClasses::GENERIC, "expire", "k");
+    assert_eq!(c.out.effects, [changed("k"), set, expire]);
     c.exec(&[], &["PUBLISH news hello", "SPUBLISH part x"]);
     let published = |channel: &str, message: &str, sharded| Effect::Published {
         channel: channel.as_bytes().into(),

@@ -621,13 +621,14 @@ impl Keys<'_> {
     /// To be called after a value obtained from a `*_mut` method was changed: accounts its memory,
     /// deletes the key if the value became empty, invalidates watches of the key and wakes commands
     /// that wait for it (Redis's `signalModifiedKey`). Cheap, but not free: once per key and command.
-    pub(crate) fn modified(&mut self, key: &[u8]) {
+    /// `true` if the key was deleted.
+    pub(crate) fn modified(&mut self, key: &[u8]) -> bool {
         let (slot, hash) = self.place(key);
         self.space.signal(self.db, hash, key);
-        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return };
+        let Some(entry) = self.space.entry_mut(self.db, slot, hash, key) else { return false };
         if entry.value().aggregate_len() == Some(0) {
             self.space.remove_entry(self.db, slot, hash, key);
-            return;
+            return true;
         }
         if entry.is_boxed() {
             let before = entry.accounted();
@@ -636,6 +637,44 @@ impl Keys<'_> {
             data.memory = data.memory + after - before;
         }
         self.wake(key);
+        false
+    }
+
+    /// [`Keys::modified`], and the events of it: what was done, and `del` if that left the value
+    /// empty and so deleted the key.
+    pub(crate) fn changed_by(&mut self, key: &[u8], class: EventClasses, event: &'static str) {
+        let deleted = self.modified(key);
+        self.notify(class, event, key);
+        if deleted {
+            self.notify(EventClasses::GENERIC, "del", key);
+        }
+    }
+
+    /// [`Keys::insert`], where Redis deletes the old value first: the key counts as new.
+    pub(crate) fn replace(&mut self, key: &[u8], value: Value, expire_at: Option<u64>) {
+        self.insert_quietly(key, value, expire_at);
+        self.notify(EventClasses::NEW, "new", key);
+    }
+
+    /// The expiry of what is there before a key is set, for [`Keys::notify_added`]. Looks only if
+    /// somebody wants to know, and changes nothing.
+    fn before_adding(&mut self, key: &[u8]) -> Option<Option<u64>> {
+        let watched = self.space.effects.watched.events;
+        if !watched.intersects(EventClasses::NEW.with(EventClasses::EXPIRED)) {
+            return Some(None);
+        }
+        let (slot, hash) = self.place(key);
+        self.space.entry_mut(self.db, slot, hash, key).map(|entry| entry.expire_at())
+    }
+
+    /// Emits `new` for a key that was set, unless it was there.
+    fn notify_added(&mut self, key: &[u8], before: Option<Option<u64>>) {
+        match before {
+            Some(at) if at.is_none_or(|at| at > self.clock.now_ms) => return,
+            Some(_) => self.notify(EventClasses::EXPIRED, "expired", key),
+            None => {}
+        }
+        self.notify(EventClasses::NEW, "new", key);
     }
 
     /// As [`Keys::modified`], for changes of a stream that nobody waits for: wakes nobody.
@@ -671,6 +710,12 @@ impl Keys<'_> {
 
     /// Sets a key to a value, whatever it was. Signals the modification.
     pub(crate) fn insert(&mut self, key: &[u8], value: Value, expire_at: Option<u64>) {
+        let before = self.before_adding(key);
+        self.insert_quietly(key, value, expire_at);
+        self.notify_added(key, before);
+    }
+
+    fn insert_quietly(&mut self, key: &[u8], value: Value, expire_at: Option<u64>) {
         let access = self.remove_quietly(key);
         let mut entry = Entry::new(key, value, expire_at);
         entry.set_access(access);
@@ -680,6 +725,12 @@ impl Keys<'_> {
     /// Sets a key to a string, whatever it was; replaces in place where possible. Signals the
     /// modification.
     pub(crate) fn insert_string(&mut self, key: &[u8], bytes: &[u8], expire: NewExpiry) {
+        let before = self.before_adding(key);
+        self.insert_string_quietly(key, bytes, expire);
+        self.notify_added(key, before);
+    }
+
+    fn insert_string_quietly(&mut self, key: &[u8], bytes: &[u8], expire: NewExpiry) {
         let (slot, hash) = self.place(key);
         let now_ms = self.clock.now_ms;
         let (config, random) = self.space.use_of_key();
@@ -712,8 +763,10 @@ impl Keys<'_> {
     /// shows what INCRBYFLOAT stores as text. Signals the modification.
     pub(crate) fn insert_text(&mut self, key: &[u8], bytes: &[u8]) {
         let expire_at = self.expire_at(key).flatten();
+        let before = self.before_adding(key);
         self.remove_quietly(key);
         self.insert_new(Entry::new_text(key, bytes, expire_at));
+        self.notify_added(key, before);
     }
 
     /// A string value as a growable buffer, created empty if the key is missing. After the change,
@@ -733,10 +786,12 @@ impl Keys<'_> {
             Some(ValueRef::Str(bytes)) => (bytes.to_vec(), self.expire_at(key).flatten()),
             Some(_) => return Err(CommandError::WrongType),
         };
+        let before = self.before_adding(key);
         self.remove_quietly(key);
         let (slot, hash) = self.place(key);
         let entry = Entry::new_raw(key, bytes, expire_at);
         self.space.insert_entry(self.db, slot, hash, entry);
+        self.notify_added(key, before);
         let entry = self.find_to_change(key).expect("the key was just inserted");
         Ok(entry.raw_mut().expect("the entry is raw"))
     }
@@ -767,6 +822,15 @@ impl Keys<'_> {
     /// Deletes a key; `true` if it was there. Signals the modification.
     pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
         self.take(key).is_some()
+    }
+
+    /// [`Keys::remove`], and the event `del` of it.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> bool {
+        let removed = self.remove(key);
+        if removed {
+            self.notify(EventClasses::GENERIC, "del", key);
+        }
+        removed
     }
 
     /// Takes a key out: its value and expiry. Signals the modification.
@@ -864,6 +928,7 @@ macro_rules! typed {
                 if self.get_mut(key).is_none() {
                     let entry = Entry::new(key, Value::$Type(Box::default()), None);
                     self.insert_new(entry);
+                    self.notify(EventClasses::NEW, "new", key);
                 }
                 Ok(self.$write(key)?.expect("the key was just inserted"))
             }

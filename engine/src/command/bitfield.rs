@@ -4,6 +4,7 @@ use super::bitmap::{bit_offset, bits_to_change};
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
 use crate::num::{int_arg, parse_i64};
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("bitfield", |ctx, args| bitfield(ctx, args, false)),
@@ -149,7 +150,7 @@ fn write(
         results.push(new.map(|new| if replies_old { old } else { new }));
     }
     if changed {
-        ctx.keys.modified(key);
+        ctx.keys.changed_by(key, EventClasses::STRING, "setbit");
     }
     ctx.reply.array(results.len());
     for result in results {

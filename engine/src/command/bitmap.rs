@@ -9,6 +9,7 @@ use crate::error::CommandError;
 use crate::keyspace::NewExpiry;
 use crate::num::{int_arg, parse_i64};
 use crate::value::ValueRef;
+use holdfast_proto::events::EventClasses;
 use std::ops::RangeInclusive;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -42,7 +43,7 @@ fn setbit(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let was_on = *byte & mask != 0;
     *byte = if on { *byte | mask } else { *byte & !mask };
     if grown || was_on != on {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::STRING, "setbit");
     }
     ctx.reply.flag(was_on);
     Ok(())
@@ -255,9 +256,10 @@ fn bitop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         }
     }
     if result.is_empty() {
-        ctx.keys.remove(destination);
+        ctx.keys.delete(destination);
     } else {
         ctx.keys.insert_string(destination, &result, NewExpiry::Never);
+        ctx.keys.notify(EventClasses::STRING, "set", destination);
     }
     ctx.reply.count(len);
     Ok(())

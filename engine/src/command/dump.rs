@@ -4,6 +4,7 @@ use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
 use crate::num::int_arg;
 use crate::rdb::{self, payload};
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] =
     &[Command::new("dump", dump), Command::new("restore", restore)];
@@ -36,9 +37,10 @@ fn restore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     };
     if expire_at.is_some_and(|at| at <= now_ms) {
         // Only REPLACE gets here with an old key: it is gone, and so is the new one already.
-        ctx.keys.remove(key);
+        ctx.keys.delete(key);
     } else {
-        ctx.keys.insert(key, value, expire_at);
+        ctx.keys.replace(key, value, expire_at);
+        ctx.keys.notify(EventClasses::GENERIC, "restore", key);
         ctx.keys.restore_access(key, options.idle_s, options.frequency);
     }
     ctx.reply.ok();

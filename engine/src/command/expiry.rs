@@ -3,6 +3,7 @@
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
 use crate::num::int_arg;
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("expire", expire),
@@ -103,8 +104,12 @@ fn set_expiry(ctx: &mut Ctx<'_>, args: &[&[u8]], unit: ExpiryUnit, name: &str) -
     let done = match ctx.keys.expire_at(key) {
         None => false,
         Some(old) if !condition.allows(old, at) => false,
-        Some(_) if at <= now_ms as i64 => ctx.keys.remove(key),
-        Some(_) => ctx.keys.set_expire_at(key, Some(at as u64)),
+        Some(_) if at <= now_ms as i64 => ctx.keys.delete(key),
+        Some(_) => {
+            ctx.keys.set_expire_at(key, Some(at as u64));
+            ctx.keys.notify(EventClasses::GENERIC, "expire", key);
+            true
+        }
     };
     ctx.reply.flag(done);
     Ok(())
@@ -164,6 +169,7 @@ fn persist(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let had_expiry = ctx.keys.expire_at(args[1]).flatten().is_some();
     if had_expiry {
         ctx.keys.set_expire_at(args[1], None);
+        ctx.keys.notify(EventClasses::GENERIC, "persist", args[1]);
     }
     ctx.reply.flag(had_expiry);
     Ok(())

@@ -222,7 +222,7 @@ fn radius(ctx: &mut Ctx<'_>, args: &[&[u8]], from: From, may_store: bool) -> Com
     }
     search.check("STORE option in GEORADIUS")?;
     search.check_any()?;
-    search.run(ctx, key, missing)
+    search.run(ctx, key, missing, "georadiusstore")
 }
 
 fn geosearch(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
@@ -292,7 +292,7 @@ fn search<'a>(
     }
     search.check_any()?;
     let missing = zset.is_none();
-    search.run(ctx, key, missing)
+    search.run(ctx, key, missing, "geosearchstore")
 }
 
 fn member_arg(zset: &ZSet, member: &[u8]) -> Result<Point, CommandError> {
@@ -339,7 +339,13 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn run(self, ctx: &mut Ctx<'_>, key: &[u8], missing: bool) -> CommandResult {
+    fn run(
+        self,
+        ctx: &mut Ctx<'_>,
+        key: &[u8],
+        missing: bool,
+        event: &'static str,
+    ) -> CommandResult {
         let mut found = match (self.center, self.shape) {
             (Some(center), Some((shape, _))) if !missing => self.find(ctx, key, center, shape)?,
             _ => Vec::new(),
@@ -358,7 +364,7 @@ impl Search<'_> {
                         if self.store_distance { found.distance / unit } else { found.score };
                     members.insert(&found.member, score, ctx.limits);
                 }
-                store(ctx, destination, members);
+                store(ctx, destination, members, event);
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::num::{LongDouble, add_long_double, int_arg, parse_i64};
 use crate::random::Rng;
 use crate::value::hash::Hash;
 use crate::value::packed::Item;
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("hdel", hdel),
@@ -53,7 +54,7 @@ fn set_pairs(ctx: &mut Ctx<'_>, args: &[&[u8]], name: &str) -> Result<usize, Com
     for [field, value] in pairs {
         added += usize::from(hash.set(field, value, ctx.limits));
     }
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::HASH, "hset");
     Ok(added)
 }
 
@@ -61,7 +62,7 @@ fn hsetnx(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let exists = ctx.keys.hash_mut(args[1])?.is_some_and(|hash| hash.contains(args[2]));
     if !exists {
         ctx.keys.hash_or_new(args[1])?.set(args[2], args[3], ctx.limits);
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::HASH, "hset");
     }
     ctx.reply.flag(!exists);
     Ok(())
@@ -73,7 +74,7 @@ fn hdel(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         removed = args[2..].iter().filter(|field| hash.remove(field)).count();
     }
     if removed > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::HASH, "hdel");
     }
     ctx.reply.count(removed);
     Ok(())
@@ -93,7 +94,7 @@ fn hincrby(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         .ok_or(CommandError::Text("ERR increment or decrement would overflow"))?;
     let text = itoa::Buffer::new().format(new).to_owned();
     ctx.keys.hash_or_new(args[1])?.set(args[2], text.as_bytes(), ctx.limits);
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::HASH, "hincrby");
     ctx.reply.int(new);
     Ok(())
 }
@@ -110,7 +111,7 @@ fn hincrbyfloat(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let old = old.ok_or(CommandError::Text("ERR hash value is not a float"))?;
     let text = add_long_double(old, args[3])?;
     ctx.keys.hash_or_new(args[1])?.set(args[2], text.as_bytes(), ctx.limits);
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::HASH, "hincrbyfloat");
     ctx.reply.bulk(text.as_bytes());
     Ok(())
 }

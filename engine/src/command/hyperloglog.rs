@@ -7,6 +7,7 @@
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
 use crate::hyperloglog::{self as hll, Corrupted, Union};
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("pfadd", pfadd),
@@ -46,7 +47,7 @@ fn pfadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     }
     if changed {
         hll::invalidate(value);
-        ctx.keys.modified(key);
+        ctx.keys.changed_by(key, EventClasses::STRING, "pfadd");
     }
     ctx.reply.flag(changed);
     result
@@ -127,7 +128,7 @@ fn pfmerge(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         }
     }
     hll::invalidate(value);
-    ctx.keys.modified(key);
+    ctx.keys.changed_by(key, EventClasses::STRING, "pfadd");
     ctx.reply.ok();
     Ok(())
 }

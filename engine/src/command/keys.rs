@@ -3,6 +3,7 @@
 use super::database::db_arg;
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("copy", copy),
@@ -22,7 +23,7 @@ const SAME_OBJECT: CommandError =
 /// DEL and UNLINK: freeing memory never blocks anybody but this shard's replica for microseconds
 /// per thousand elements, so they are the same.
 fn del(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
-    let removed = args[1..].iter().filter(|key| ctx.keys.remove(key)).count();
+    let removed = args[1..].iter().filter(|key| ctx.keys.delete(key)).count();
     ctx.reply.count(removed);
     Ok(())
 }
@@ -63,7 +64,9 @@ fn move_to(ctx: &mut Ctx<'_>, from: &[u8], to: &[u8]) -> CommandResult {
         return if ctx.keys.exists(from) { Ok(()) } else { Err(CommandError::NoSuchKey) };
     }
     let (value, expire_at) = ctx.keys.take(from).ok_or(CommandError::NoSuchKey)?;
-    ctx.keys.insert(to, value, expire_at);
+    ctx.keys.replace(to, value, expire_at);
+    ctx.keys.notify(EventClasses::GENERIC, "rename_from", from);
+    ctx.keys.notify(EventClasses::GENERIC, "rename_to", to);
     Ok(())
 }
 
@@ -93,7 +96,8 @@ fn copy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     ctx.keys.set_db(to_db);
     let free = replace || !ctx.keys.exists(to);
     if free {
-        ctx.keys.insert(to, value, expire_at);
+        ctx.keys.replace(to, value, expire_at);
+        ctx.keys.notify(EventClasses::GENERIC, "copy_to", to);
     }
     ctx.reply.flag(free);
     Ok(())
@@ -114,6 +118,10 @@ fn move_key(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     if let Some((value, expire_at)) = moved {
         ctx.keys.set_db(to_db);
         ctx.keys.insert(key, value, expire_at);
+        ctx.keys.set_db(from_db);
+        ctx.keys.notify(EventClasses::GENERIC, "move_from", key);
+        ctx.keys.set_db(to_db);
+        ctx.keys.notify(EventClasses::GENERIC, "move_to", key);
     }
     Ok(())
 }

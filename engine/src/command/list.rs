@@ -9,6 +9,7 @@ use crate::error::CommandError;
 use crate::num::int_arg;
 use crate::value::list::{End, List};
 use crate::value::packed::Item;
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("blmove", blmove),
@@ -43,9 +44,23 @@ fn push(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> CommandResult {
         list.push(end, element, ctx.limits);
     }
     let len = list.len();
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::LIST, push_event(end));
     ctx.reply.count(len);
     Ok(())
+}
+
+fn push_event(end: End) -> &'static str {
+    match end {
+        End::Front => "lpush",
+        End::Back => "rpush",
+    }
+}
+
+fn pop_event(end: End) -> &'static str {
+    match end {
+        End::Front => "lpop",
+        End::Back => "rpop",
+    }
 }
 
 fn push_existing(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> CommandResult {
@@ -82,7 +97,7 @@ fn pop(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> CommandResult {
             remove_end(list, count, end);
         }
     }
-    ctx.keys.modified(key);
+    ctx.keys.changed_by(key, EventClasses::LIST, pop_event(end));
     Ok(())
 }
 
@@ -125,7 +140,7 @@ fn lset(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let list = ctx.keys.list_mut(args[1])?.ok_or(CommandError::NoSuchKey)?;
     let index = index_of(int_arg(args[2])?, list.len()).ok_or(CommandError::IndexOutOfRange)?;
     list.set(index, args[3], ctx.limits);
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::LIST, "lset");
     ctx.reply.ok();
     Ok(())
 }
@@ -147,7 +162,7 @@ fn linsert(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     };
     list.insert(index + usize::from(after), args[4], ctx.limits);
     let len = list.len();
-    ctx.keys.modified(args[1]);
+    ctx.keys.changed_by(args[1], EventClasses::LIST, "linsert");
     ctx.reply.count(len);
     Ok(())
 }
@@ -174,7 +189,7 @@ fn ltrim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         let keep = clamp(start, stop, list.len());
         list.remove_run(keep.end, list.len() - keep.end);
         list.remove_run(0, keep.start);
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::LIST, "ltrim");
     }
     ctx.reply.ok();
     Ok(())
@@ -190,7 +205,7 @@ fn lrem(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let end = if count < 0 { End::Back } else { End::Front };
     let removed = list.remove_equal(args[3], limit, end);
     if removed > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::LIST, "lrem");
     }
     ctx.reply.count(removed);
     Ok(())
@@ -334,12 +349,12 @@ fn move_element(
     let element = list.pop(from).ok_or(CommandError::NoSuchKey)?;
     if source == target {
         list.push(to, &element, ctx.limits);
-        ctx.keys.modified(source);
+        ctx.keys.notify(EventClasses::LIST, push_event(to), source);
     } else {
         ctx.keys.list_or_new(target)?.push(to, &element, ctx.limits);
-        ctx.keys.modified(target);
-        ctx.keys.modified(source);
+        ctx.keys.changed_by(target, EventClasses::LIST, push_event(to));
     }
+    ctx.keys.changed_by(source, EventClasses::LIST, pop_event(from));
     ctx.reply.bulk(&element);
     Ok(())
 }
@@ -364,7 +379,7 @@ fn blocking_pop(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> CommandResult {
         ctx.reply.array(2);
         ctx.reply.bulk(key);
         ctx.reply.bulk_or_null(list.pop(end).as_deref());
-        ctx.keys.modified(key);
+        ctx.keys.changed_by(key, EventClasses::LIST, pop_event(end));
         return Ok(());
     }
     wait_for(ctx, keys, deadline_ms);
@@ -421,7 +436,7 @@ impl<'a, 'b> MultiPop<'a, 'b> {
             ctx.reply.array(count);
             reply_end(&mut ctx.reply, list, count, self.end);
             remove_end(list, count, self.end);
-            ctx.keys.modified(key);
+            ctx.keys.changed_by(key, EventClasses::LIST, pop_event(self.end));
             return Ok(true);
         }
         Ok(false)

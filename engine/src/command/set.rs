@@ -10,6 +10,7 @@ use crate::random::Rng;
 use crate::value::Value;
 use crate::value::packed::Item;
 use crate::value::set::Set;
+use holdfast_proto::events::EventClasses;
 use std::collections::HashSet;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -38,7 +39,7 @@ fn sadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let set = ctx.keys.set_or_new(args[1])?;
     let added = args[2..].iter().filter(|member| set.add(member, ctx.limits)).count();
     if added > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::SET, "sadd");
     }
     ctx.reply.count(added);
     Ok(())
@@ -50,7 +51,7 @@ fn srem(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         removed = args[2..].iter().filter(|member| set.remove(member)).count();
     }
     if removed > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::SET, "srem");
     }
     ctx.reply.count(removed);
     Ok(())
@@ -68,9 +69,12 @@ fn smove(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         if let Some(set) = ctx.keys.set_mut(source)? {
             set.remove(member);
         }
-        ctx.keys.modified(source);
-        ctx.keys.set_or_new(target)?.add(member, ctx.limits);
-        ctx.keys.modified(target);
+        ctx.keys.changed_by(source, EventClasses::SET, "srem");
+        if ctx.keys.set_or_new(target)?.add(member, ctx.limits) {
+            ctx.keys.changed_by(target, EventClasses::SET, "sadd");
+        } else {
+            ctx.keys.modified(target);
+        }
     }
     ctx.reply.flag(present);
     Ok(())
@@ -151,7 +155,7 @@ fn spop_one(ctx: &mut Ctx<'_>, key: &[u8]) -> CommandResult {
     };
     let member = set.random(&mut ctx.rng);
     set.remove(&member);
-    ctx.keys.modified(key);
+    ctx.keys.changed_by(key, EventClasses::SET, "spop");
     ctx.reply.bulk(&member);
     Ok(())
 }
@@ -164,12 +168,13 @@ fn spop_many(ctx: &mut Ctx<'_>, key: &[u8], count: usize) -> CommandResult {
             // All of them, in an order that does not depend on the layout.
             let mut all: Vec<_> = set.iter().map(Item::to_vec).collect();
             all.sort_unstable();
-            ctx.keys.remove(key);
+            ctx.keys.notify(EventClasses::SET, "spop", key);
+            ctx.keys.delete(key);
             all
         }
         Some(set) => {
             let taken = set.take_random(count, &mut ctx.rng);
-            ctx.keys.modified(key);
+            ctx.keys.changed_by(key, EventClasses::SET, "spop");
             taken
         }
     };
@@ -234,9 +239,15 @@ fn combine_store(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Com
         set.add(member, ctx.limits);
     }
     if set.is_empty() {
-        ctx.keys.remove(args[1]);
+        ctx.keys.delete(args[1]);
     } else {
+        let event = match operation {
+            Operation::Union => "sunionstore",
+            Operation::Intersection => "sinterstore",
+            Operation::Difference => "sdiffstore",
+        };
         ctx.keys.insert(args[1], Value::Set(Box::new(set)), None);
+        ctx.keys.notify(EventClasses::SET, event, args[1]);
     }
     ctx.reply.count(members.len());
     Ok(())

@@ -6,6 +6,7 @@ use crate::keyspace::Keys;
 use crate::num::{int_arg, parse_f64};
 use crate::value::list::{End, List};
 use crate::value::{Value, ValueRef};
+use holdfast_proto::events::EventClasses;
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -216,9 +217,10 @@ fn store(ctx: &mut Ctx<'_>, key: &[u8], chosen: &[Vec<u8>], get: &[&[u8]]) {
     }
     let len = list.len();
     if len == 0 {
-        ctx.keys.remove(key);
+        ctx.keys.delete(key);
     } else {
         ctx.keys.insert(key, Value::List(Box::new(list)), None);
+        ctx.keys.notify(EventClasses::LIST, "sortstore", key);
     }
     ctx.reply.count(len);
 }

@@ -6,6 +6,7 @@ use crate::error::CommandError;
 use crate::keyspace::NewExpiry;
 use crate::num::{self, LongDouble, int_arg};
 use crate::value::{StrRef, ValueRef};
+use holdfast_proto::events::EventClasses;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("append", append),
@@ -106,6 +107,7 @@ struct SetOptions<'a> {
 fn set(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     if args.len() == 3 {
         ctx.keys.insert_string(args[1], args[2], NewExpiry::Never);
+        ctx.keys.notify(EventClasses::STRING, "set", args[1]);
         ctx.reply.ok();
         return Ok(());
     }
@@ -126,6 +128,10 @@ fn set(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         return Ok(());
     }
     ctx.keys.insert_string(args[1], args[2], expiry);
+    ctx.keys.notify(EventClasses::STRING, "set", args[1]);
+    if let NewExpiry::At(_) = expiry {
+        ctx.keys.notify(EventClasses::GENERIC, "expire", args[1]);
+    }
     if !options.get {
         ctx.reply.ok();
     }
@@ -168,6 +174,7 @@ fn setnx(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     let missing = !ctx.keys.exists(args[1]);
     if missing {
         ctx.keys.insert_string(args[1], args[2], NewExpiry::Never);
+        ctx.keys.notify(EventClasses::STRING, "set", args[1]);
     }
     ctx.reply.flag(missing);
     Ok(())
@@ -185,6 +192,8 @@ fn set_with_time(ctx: &mut Ctx<'_>, args: &[&[u8]], unit: ExpiryUnit, name: &str
     let option = ExpiryOption::Time(unit, args[2]);
     let at = option.deadline(name, ctx.keys.now_ms())?;
     ctx.keys.insert_string(args[1], args[3], NewExpiry::At(at));
+    ctx.keys.notify(EventClasses::STRING, "set", args[1]);
+    ctx.keys.notify(EventClasses::GENERIC, "expire", args[1]);
     ctx.reply.ok();
     Ok(())
 }
@@ -192,12 +201,13 @@ fn set_with_time(ctx: &mut Ctx<'_>, args: &[&[u8]], unit: ExpiryUnit, name: &str
 fn getset(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     reply_value(ctx, args[1])?;
     ctx.keys.insert_string(args[1], args[2], NewExpiry::Never);
+    ctx.keys.notify(EventClasses::STRING, "set", args[1]);
     Ok(())
 }
 
 fn getdel(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     if reply_value(ctx, args[1])? {
-        ctx.keys.remove(args[1]);
+        ctx.keys.delete(args[1]);
     }
     Ok(())
 }
@@ -240,13 +250,15 @@ fn getex(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     reply_value(ctx, args[1])?;
     match (option, deadline) {
         (_, Some((unit, at))) if unit.is_absolute() && at <= now_ms => {
-            ctx.keys.remove(args[1]);
+            ctx.keys.delete(args[1]);
         }
         (_, Some((_, at))) => {
             ctx.keys.set_expire_at(args[1], Some(at));
+            ctx.keys.notify(EventClasses::GENERIC, "expire", args[1]);
         }
         (Some(None), _) if ctx.keys.expire_at(args[1]).flatten().is_some() => {
             ctx.keys.set_expire_at(args[1], None);
+            ctx.keys.notify(EventClasses::GENERIC, "persist", args[1]);
         }
         _ => {}
     }
@@ -256,6 +268,7 @@ fn getex(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
 fn mset(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     for pair in pairs(args, "mset")? {
         ctx.keys.insert_string(pair[0], pair[1], NewExpiry::Never);
+        ctx.keys.notify(EventClasses::STRING, "set", pair[0]);
     }
     ctx.reply.ok();
     Ok(())
@@ -267,6 +280,7 @@ fn msetnx(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     if !any {
         for pair in pairs {
             ctx.keys.insert_string(pair[0], pair[1], NewExpiry::Never);
+            ctx.keys.notify(EventClasses::STRING, "set", pair[0]);
         }
     }
     ctx.reply.flag(!any);
@@ -300,6 +314,7 @@ fn append(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
             len
         }
     };
+    ctx.keys.notify(EventClasses::STRING, "append", key);
     ctx.reply.count(len);
     Ok(())
 }
@@ -322,6 +337,7 @@ fn setrange(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     bytes[offset..end].copy_from_slice(patch);
     let len = bytes.len();
     ctx.keys.modified(key);
+    ctx.keys.notify(EventClasses::STRING, "setrange", key);
     ctx.reply.count(len);
     Ok(())
 }
@@ -369,6 +385,7 @@ fn add(ctx: &mut Ctx<'_>, key: &[u8], by: i64) -> CommandResult {
         let mut buffer = itoa::Buffer::new();
         ctx.keys.insert_string(key, buffer.format(value).as_bytes(), NewExpiry::Keep);
     }
+    ctx.keys.notify(EventClasses::STRING, "incrby", key);
     ctx.reply.int(value);
     Ok(())
 }
@@ -381,6 +398,7 @@ fn incrbyfloat(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     };
     let text = num::add_long_double(value, args[2])?;
     ctx.keys.insert_text(args[1], text.as_bytes());
+    ctx.keys.notify(EventClasses::STRING, "incrbyfloat", args[1]);
     ctx.reply.bulk(text.as_bytes());
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::random::Rng;
 use crate::reply::Reply;
 use crate::value::packed::Item;
 use crate::value::zset::{Inserted, ZSet};
+use holdfast_proto::events::EventClasses;
 use smallvec::SmallVec;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -147,7 +148,11 @@ fn add_members(
             Inserted::Same => {}
         }
     }
-    if added + moved > 0 || zset.is_empty() {
+    let empty = zset.is_empty();
+    if added + moved > 0 {
+        let event = if options.increment { "zincr" } else { "zadd" };
+        ctx.keys.changed_by(key, EventClasses::ZSET, event);
+    } else if empty {
         ctx.keys.modified(key);
     }
     match (options.increment, last) {
@@ -169,7 +174,7 @@ fn zrem(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         removed = args[2..].iter().filter(|member| zset.remove(member).is_some()).count();
     }
     if removed > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::ZSET, "zrem");
     }
     ctx.reply.count(removed);
     Ok(())
@@ -350,9 +355,16 @@ fn pop(ctx: &mut Ctx<'_>, args: &[&[u8]], which: Which) -> CommandResult {
     ctx.reply.array(count * if layout == Layout::Flat { 2 } else { 1 });
     take(&mut ctx.reply, zset, count, which, layout);
     if count > 0 {
-        ctx.keys.modified(args[1]);
+        ctx.keys.changed_by(args[1], EventClasses::ZSET, pop_event(which));
     }
     Ok(())
+}
+
+fn pop_event(which: Which) -> &'static str {
+    match which {
+        Which::Min => "zpopmin",
+        Which::Max => "zpopmax",
+    }
 }
 
 /// Removes `count` members from one end and writes them.
@@ -379,7 +391,7 @@ fn blocking_pop(ctx: &mut Ctx<'_>, args: &[&[u8]], which: Which) -> CommandResul
         ctx.reply.array(3);
         ctx.reply.bulk(key);
         take(&mut ctx.reply, zset, 1, which, Layout::Flat);
-        ctx.keys.modified(key);
+        ctx.keys.changed_by(key, EventClasses::ZSET, pop_event(which));
         return Ok(());
     }
     wait_for(ctx, keys, deadline_ms);
@@ -439,7 +451,7 @@ impl<'a, 'b> MultiPop<'a, 'b> {
             ctx.reply.bulk(key);
             ctx.reply.array(count);
             take(&mut ctx.reply, zset, count, self.which, Layout::Nested);
-            ctx.keys.modified(key);
+            ctx.keys.changed_by(key, EventClasses::ZSET, pop_event(self.which));
             return Ok(true);
         }
         Ok(false)

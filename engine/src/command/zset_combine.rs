@@ -286,7 +286,12 @@ fn combine_store(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Com
     for (member, score) in &members {
         zset.insert(member, *score, ctx.limits);
     }
-    store(ctx, args[1], zset);
+    let event = match operation {
+        Operation::Union => "zunionstore",
+        Operation::Intersection => "zinterstore",
+        Operation::Difference => "zdiffstore",
+    };
+    store(ctx, args[1], zset, event);
     Ok(())
 }
 

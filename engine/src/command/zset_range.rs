@@ -7,6 +7,7 @@ use crate::error::CommandError;
 use crate::num::{int_arg, parse_f64};
 use crate::value::Value;
 use crate::value::zset::{LexBound, ScoreRange, ZSet};
+use holdfast_proto::events::EventClasses;
 use std::ops::{Bound, Range};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -119,7 +120,12 @@ fn remove(ctx: &mut Ctx<'_>, args: &[&[u8]], by: By) -> CommandResult {
         zset.remove_ranks(ranks);
     }
     if removed > 0 {
-        ctx.keys.modified(args[1]);
+        let event = match by {
+            By::Rank => "zremrangebyrank",
+            By::Score => "zremrangebyscore",
+            By::Lex => "zremrangebylex",
+        };
+        ctx.keys.changed_by(args[1], EventClasses::ZSET, event);
     }
     ctx.reply.count(removed);
     Ok(())
@@ -226,17 +232,18 @@ fn zrangestore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
             result.insert(member.bytes(&mut itoa::Buffer::new()), score, ctx.limits);
         });
     }
-    store(ctx, args[1], result);
+    store(ctx, args[1], result, "zrangestore");
     Ok(())
 }
 
 /// Replaces a key by a sorted set, or deletes it if that is empty; replies with its length.
-pub(super) fn store(ctx: &mut Ctx<'_>, key: &[u8], zset: ZSet) {
+pub(super) fn store(ctx: &mut Ctx<'_>, key: &[u8], zset: ZSet, event: &'static str) {
     let len = zset.len();
     if zset.is_empty() {
-        ctx.keys.remove(key);
+        ctx.keys.delete(key);
     } else {
         ctx.keys.insert(key, Value::ZSet(Box::new(zset)), None);
+        ctx.keys.notify(EventClasses::ZSET, event, key);
     }
     ctx.reply.count(len);
 }

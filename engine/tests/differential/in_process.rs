@@ -4,8 +4,11 @@ use super::compare;
 use super::grammar::Args;
 use super::target::{CLIENTS, Target, parse, wall_clock_ms};
 use bytes::BufMut;
-use holdfast_engine::{CheckpointStep, Engine, EngineConfig, Outcomes, ReadOutcome};
+use holdfast_engine::{
+    CheckpointStep, Effect, Engine, EngineConfig, Outcomes, ReadOutcome, Watched,
+};
 use holdfast_proto::command::{self, UnknownCommand};
+use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::{
     AnswerStatus, BatchHeader, ReadOp, RecordHeader, RecordOp, UnblockReason, flags,
 };
@@ -45,6 +48,8 @@ pub(crate) struct InProcess {
     arrived: VecDeque<(usize, Value)>,
     outcomes: Outcomes,
     restart: Option<Restart>,
+    /// Keyspace events of the first engine, if they are watched; the second never watches.
+    events: Vec<String>,
 }
 
 /// A checkpoint being taken, and what was applied since it began.
@@ -78,6 +83,7 @@ impl InProcess {
             arrived: VecDeque::new(),
             outcomes: Outcomes::new(),
             restart: None,
+            events: Vec::new(),
         };
         this.open_sessions(CLIENTS, false);
         this
@@ -86,6 +92,25 @@ impl InProcess {
     pub(crate) fn open_sessions(&mut self, count: usize, resp3: bool) {
         let session = || Session { resp3, ..Session::default() };
         self.sessions = std::iter::repeat_with(session).take(count).collect();
+    }
+
+    /// Has the first engine gather every keyspace event from now on.
+    pub(crate) fn watch_events(&mut self) {
+        let all = EventClasses::parse("KEAmn").expect("known letters");
+        self.engine.watch(Watched { events: all, ..Watched::default() });
+    }
+
+    /// The events since the last call, as `event db key`.
+    pub(crate) fn take_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn note_events(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Effect::Event { event, db, key, .. } = effect {
+                self.events.push(format!("{event} {db} {}", key.escape_ascii()));
+            }
+        }
     }
 
     /// The reply, or `None` if the command now waits.
@@ -230,7 +255,11 @@ impl InProcess {
             let Session { db, resp3, .. } = self.sessions[client];
             let mut reply = Vec::new();
             let now_ms = wall_clock_ms().max(self.time_ms);
-            match self.engine.read(now_ms, db, resp3, op, body, &mut reply) {
+            let outcome = self.engine.read(now_ms, db, resp3, op, body, &mut reply);
+            let mut effects = Vec::new();
+            self.engine.take_read_effects(&mut effects);
+            self.note_events(effects);
+            match outcome {
                 ReadOutcome::Done => return Some(reply),
                 ReadOutcome::NotReadOnly => return None,
                 ReadOutcome::Expired => self.own_record(RecordOp::Tick, Slot::default(), 0, &[]),
@@ -298,6 +327,8 @@ impl InProcess {
         self.outcomes.clear();
         self.engine.apply(&batch, 0, header, body, &mut self.outcomes);
         let answers: Vec<_> = self.outcomes.iter().map(|(c, p)| (c.clone(), p.to_vec())).collect();
+        let effects = std::mem::take(&mut self.outcomes.effects);
+        self.note_events(effects);
         let alike = answers.len() == on_replica.len()
             && answers.iter().zip(&on_replica).all(|((ours, a), (theirs, b))| {
                 (ours.tag, ours.status) == (theirs.tag, theirs.status)
