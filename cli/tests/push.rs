@@ -43,9 +43,9 @@ async fn next(connection: &mut Connection) -> String {
 }
 
 async fn kill_primary(cluster: &Cluster, shard: u32) {
-    let node = cluster.primary(shard).await.unwrap();
-    let name = cluster.node_name(node).await.unwrap();
-    cluster.signal(&name, Signal::KILL).unwrap();
+    let node = cluster.primary(shard).await.expect("the cluster answers");
+    let name = cluster.node_name(node).await.expect("the cluster answers");
+    cluster.signal(&name, Signal::KILL).expect("the cluster answers");
 }
 
 /// A channel or key whose slot is the shard's: the first half of the slots is shard 1's.
@@ -54,7 +54,7 @@ fn name_of(shard: u32, prefix: &str) -> String {
         let slot = holdfast_proto::slot::Slot::of_key(name.as_bytes()).get();
         u32::from(slot >= 8192) + 1
     };
-    (0..).map(|n| format!("{prefix}{n}")).find(|name| of(name) == shard).unwrap()
+    (0..).map(|n| format!("{prefix}{n}")).find(|name| of(name) == shard).expect("some key is there")
 }
 
 #[tokio::test]

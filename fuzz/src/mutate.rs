@@ -11,7 +11,7 @@ const INPUT_LEN_MAX: usize = 16 * 1024;
 pub struct Rng(pub u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,14 +21,15 @@ impl Rng {
 
     /// Below `bound`; 0 if that is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        (self.draw() % bound.max(1) as u64) as usize
     }
 }
 
 /// A changed copy of `input`; `other` is another input to take pieces from.
 pub fn mutate(input: &[u8], other: &[u8], resp: bool, rng: &mut Rng) -> Vec<u8> {
     let mut output = input.to_vec();
-    for _ in 0..1 + rng.below(4) {
+    let changes = 1 + rng.below(4);
+    for _ in 0..changes {
         if resp && rng.below(4) > 0 {
             output = mutate_requests(&output, other, rng);
         } else {
@@ -41,12 +42,12 @@ pub fn mutate(input: &[u8], other: &[u8], resp: bool, rng: &mut Rng) -> Vec<u8> 
 
 fn mutate_bytes(bytes: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     let at = rng.below(bytes.len());
-    let most = if rng.below(4) == 0 { 64 } else { 8 };
-    let len = 1 + rng.below(most);
+    let longest = if rng.below(4) == 0 { 64 } else { 8 };
+    let len = 1 + rng.below(longest);
     let end = (at + len).min(bytes.len());
     match rng.below(10) {
         0 if !bytes.is_empty() => bytes[at] ^= 1 << rng.below(8),
-        1 if !bytes.is_empty() => bytes[at] = rng.next() as u8,
+        1 if !bytes.is_empty() => bytes[at] = rng.draw() as u8,
         2 if !bytes.is_empty() => {
             const EDGES: [u8; 10] = [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0x81, 0xc0, 0xfe, 0xff];
             bytes[at] = EDGES[rng.below(EDGES.len())];
@@ -62,7 +63,7 @@ fn mutate_bytes(bytes: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
         }
         4 => drop(bytes.drain(at..end)),
         5 => {
-            let fresh: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+            let fresh: Vec<u8> = (0..len).map(|_| rng.draw() as u8).collect();
             bytes.splice(at..at, fresh);
         }
         6 => {

@@ -139,7 +139,7 @@ fn write(
             }
             // An unsigned field takes a negative number for a huge one.
             Action::Set(value) if !field.signed => (i128::from(value as u64), true),
-            Action::Set(value) => (i128::from(value), true),
+            Action::Set(value) => (field.signed_value(value), true),
             Action::IncrementBy(by) => (i128::from(old) + i128::from(by), false),
         };
         let new = field.fit(wanted, overflow);
@@ -208,6 +208,15 @@ impl FieldType {
         bytes[at..at + len].copy_from_slice(&window.to_be_bytes()[..len]);
     }
 
+    /// The value that SET gives to a signed field. Redis takes numbers that are too far below the
+    /// field's range for numbers above it: how far they are is no 64-bit number.
+    fn signed_value(self, value: i64) -> i128 {
+        let max = (1i128 << (self.bits - 1)) - 1;
+        let value = i128::from(value);
+        let too_far = self.bits < 64 && max - value > i128::from(i64::MAX);
+        if too_far { value + (1 << 64) } else { value }
+    }
+
     /// The value as the field can hold it; `None` if it cannot and must not be made to.
     fn fit(self, value: i128, overflow: Overflow) -> Option<i64> {
         let (min, max) = if self.signed {
@@ -264,6 +273,10 @@ mod tests {
             assert_eq!(field.fit(value, Overflow::Wrap), Some(wrapped));
             assert_eq!(field.fit(value, Overflow::Saturate), Some(saturated));
             assert_eq!(field.fit(value, Overflow::Fail), None);
+        }
+        // Replies of a stock Redis 7.0.
+        for (value, saturated) in [(i64::MIN, 127), (i64::MIN + 128, -128), (i64::MAX, 127)] {
+            assert_eq!(i8.fit(i8.signed_value(value), Overflow::Saturate), Some(saturated));
         }
     }
 }

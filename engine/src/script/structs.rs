@@ -116,7 +116,9 @@ impl<'a> Format<'a> {
 fn pack(lua: &Lua, shared: &Shared, args: &MultiValue) -> mlua::Result<mlua::String> {
     // The original puts a nil behind its arguments.
     let mut args = args.clone();
-    args.push_back(Value::Nil);
+    if !args.is_empty() {
+        args.push_back(Value::Nil);
+    }
     let args = &args;
     let text = string_arg(lua, args, 1, "pack")?;
     let text = text.as_bytes();

@@ -198,7 +198,8 @@ fn near_numbers(ours: &Value, theirs: &Value, tolerance: f64) -> bool {
         }
         (Value::Bulk(a), Value::Bulk(b)) => {
             let numbers = number(a).zip(number(b));
-            a == b || (a.contains(&b'.') && numbers.is_some_and(|(a, b)| near(a, b)))
+            a == b
+                || (a.iter().any(|c| b".e".contains(c)) && numbers.is_some_and(|(a, b)| near(a, b)))
         }
         (Value::Double(a), Value::Double(b)) => near(*a, *b),
         _ => ours == theirs,

@@ -286,7 +286,10 @@ impl Generator<'_> {
                 value.resize(16 + 12288 - self.rng.below(2), fill);
                 return value;
             }
-            2 => value.truncate(self.rng.below(17)),
+            2 => {
+                value.truncate(self.rng.below(17));
+                return value;
+            }
             _ => {}
         }
         let mut left = 16384;

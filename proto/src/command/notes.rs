@@ -4,6 +4,8 @@
 /// Supported commands that behave otherwise than Redis's, sorted by name. Details and reasons are in
 /// `docs/differences.md`.
 pub const DIFFERENCES: &[(&str, &str)] = &[
+    ("acl|load", "answers as a server without an ACL file: users are in the cluster's metadata"),
+    ("acl|save", "as ACL LOAD"),
     (
         "bitfield",
         "reads through it are writes of the log, as the command may write; BITFIELD_RO is not",
@@ -15,16 +17,29 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("cluster|shards", "the view of one node that owns every slot: the proxy"),
     ("cluster|slots", "the view of one node that owns every slot: the proxy"),
     ("config|get", "parameters that mean something here"),
+    (
+        "config|rewrite",
+        "does nothing: CONFIG SET has stored the parameter in the cluster's metadata",
+    ),
     ("config|set", "parameters that mean something here; stored in the cluster's metadata"),
+    ("eval", SCRIPTS),
+    ("eval_ro", SCRIPTS),
+    ("evalsha", SCRIPTS),
+    ("evalsha_ro", SCRIPTS),
     ("exec", "after FLUSHALL, FLUSHDB or SWAPDB fails if anything was watched"),
+    ("fcall", SCRIPTS),
+    ("fcall_ro", SCRIPTS),
+    ("function|kill", "`NOTBUSY`: a script that runs too long is stopped by itself"),
     (
         "georadius",
         "stored distances may differ in the 16th digit: sines are the same on every machine",
     ),
     ("georadiusbymember", "as GEORADIUS"),
     ("geosearchstore", "as GEORADIUS"),
+    ("hrandfield", "at most 16,777,216 picks with repeats"),
+    ("info", "one server: the cluster as the proxy sees it"),
     ("keys", "over all shards, in any order"),
-    ("lastsave", "the time of the shards' last checkpoints"),
+    ("lastsave", "the present time: every acknowledged write is in the log"),
     ("memory|usage", "bytes of this engine's layout"),
     ("move", "both databases' copies of a key are in one slot, so it stays on its shard"),
     (
@@ -37,13 +52,19 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("pfadd", "same bytes as Redis, except the cached cardinality"),
     ("pfcount", "does not write the computed cardinality into the value; remembers it beside"),
     ("pfselftest", "tests this implementation"),
+    ("publish", "inside MULTI and scripts answers 0"),
     ("role", "the proxy's view: a master"),
     ("scan", "over all shards; cursors are the proxy's"),
+    ("script|kill", "`NOTBUSY`: a script that runs too long is stopped by itself"),
     ("sort", "elements of equal weight are in order of their bytes"),
     ("sort_ro", "as SORT"),
+    ("spublish", "inside MULTI and scripts answers 0"),
+    ("srandmember", "at most 16,777,216 picks with repeats"),
     ("swapdb", "clients woken by it are served in the order of their keys"),
     ("wait", "every acknowledged write is on a majority already: answers at once"),
     ("waitaof", "as WAIT"),
+    ("xinfo|stream", "`radix-tree-nodes` follows from `radix-tree-keys`"),
+    ("zrandmember", "at most 16,777,216 picks with repeats"),
 ];
 
 /// Why commands are refused, sorted by name. A container's reason counts for its subcommands.
@@ -74,11 +95,13 @@ pub const REFUSALS: &[(&str, &str)] = &[
     ("replicaof", REPLICATION),
     ("restore-asking", "slots move behind the proxy; clients are never redirected"),
     ("save", "checkpoints are taken by schedule and by the operator"),
+    ("script|debug", "a script runs on every replica; there is no debugger"),
     ("shutdown", "processes belong to the operator, not to clients"),
     ("slaveof", REPLICATION),
     ("sync", REPLICATION),
 ];
 
+const SCRIPTS: &str = "stopped after a number of instructions, at the same place on every replica; no globals are kept";
 const TOPOLOGY: &str =
     "nodes and slots are the sentinels' business; `holdfast` is the operator's tool";
 const REPLICATION: &str = "replicas follow the shard's log, not another server";
