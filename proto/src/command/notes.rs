@@ -47,6 +47,7 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "over several shards: atomic on each shard only, unless `strict-multi-key` refuses it",
     ),
     ("object|encoding", "of strings: follows from the content"),
+    ("object|freq", "of the primary; begins anew with a failover"),
     ("object|idletime", "of the primary; begins anew with a failover"),
     ("object|refcount", "1: values are not shared"),
     ("pfadd", "same bytes as Redis, except the cached cardinality"),
