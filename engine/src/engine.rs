@@ -317,6 +317,20 @@ impl Engine {
         self.space.dbs.get(usize::from(db)).map_or(0, |db| db.key_count())
     }
 
+    /// Keys of one hash slot of a database.
+    pub fn count_keys_in_slot(&self, db: u16, slot: u16) -> usize {
+        let keys = self.space.dbs.get(usize::from(db)).and_then(|db| db.slot(usize::from(slot)));
+        keys.map_or(0, |keys| keys.entries.len())
+    }
+
+    /// At most `limit` keys of one hash slot of a database, in no order.
+    pub fn keys_in_slot(&self, db: u16, slot: u16, limit: usize) -> Vec<&[u8]> {
+        let keys = self.space.dbs.get(usize::from(db)).and_then(|db| db.slot(usize::from(slot)));
+        keys.map_or_else(Vec::new, |keys| {
+            keys.entries.iter().take(limit).map(crate::table::Keyed::key).collect()
+        })
+    }
+
     /// Keys that have an expiry.
     pub fn expires_count(&self, db: u16) -> u64 {
         self.space.dbs.get(usize::from(db)).map_or(0, |db| db.expires_count())

@@ -37,7 +37,8 @@ pub enum Scope {
     Cluster,
     /// As [`Scope::Cluster`], but only the operator may change it, not clients.
     Operator,
-    /// Decided elsewhere (by the configuration files, by the persistence mode); shown only.
+    /// Decided elsewhere (by the configuration files, by the persistence mode, by the engine: a script
+    /// can see encodings, so replicas must agree on their limits); shown only.
     Fixed,
 }
 
@@ -123,16 +124,10 @@ pub const PARAMETERS: &[Parameter] = &[
     fixed("dbfilename", "dump.rdb"),
     fixed("dir", "/"),
     cluster("dynamic-hz", Kind::Bool, "yes"),
-    fixed("enable-debug-command", "no"),
-    known_as(
-        cluster("hash-max-listpack-entries", Kind::Integer(0, LONG_MAX), "128"),
-        "hash-max-ziplist-entries",
-    ),
-    known_as(
-        cluster("hash-max-listpack-value", Kind::Integer(0, LONG_MAX), "64"),
-        "hash-max-ziplist-value",
-    ),
-    cluster("hll-sparse-max-bytes", Kind::Integer(0, LONG_MAX), "3000"),
+    operator("enable-debug-command", Kind::Choice(&["no", "yes", "local"]), "no"),
+    known_as(fixed("hash-max-listpack-entries", "128"), "hash-max-ziplist-entries"),
+    known_as(fixed("hash-max-listpack-value", "64"), "hash-max-ziplist-value"),
+    fixed("hll-sparse-max-bytes", "3000"),
     cluster("hz", Kind::Integer(0, INT_MAX), "10"),
     fixed("io-threads", "1"),
     cluster("latency-monitor-threshold", Kind::Integer(0, LONG_MAX), "0"),
@@ -145,16 +140,13 @@ pub const PARAMETERS: &[Parameter] = &[
     cluster("lazyfree-lazy-user-flush", Kind::Bool, "no"),
     cluster("lfu-decay-time", Kind::Integer(0, INT_MAX), "1"),
     cluster("lfu-log-factor", Kind::Integer(0, INT_MAX), "10"),
-    cluster("list-compress-depth", Kind::Integer(0, INT_MAX), "0"),
-    known_as(
-        cluster("list-max-listpack-size", Kind::Integer(i32::MIN as i64, INT_MAX), "-2"),
-        "list-max-ziplist-size",
-    ),
+    fixed("list-compress-depth", "0"),
+    known_as(fixed("list-max-listpack-size", "-2"), "list-max-ziplist-size"),
     fixed("logfile", ""),
     cluster("loglevel", Kind::Choice(LOG_LEVELS), "notice"),
     cluster("maxclients", Kind::Integer(1, u32::MAX as i64), "10000"),
     cluster("maxmemory", Kind::Memory(0), "0"),
-    cluster("maxmemory-clients", Kind::Memory(0), "0"),
+    fixed("maxmemory-clients", "0"),
     cluster("maxmemory-eviction-tenacity", Kind::Integer(0, 100), "10"),
     cluster("maxmemory-policy", Kind::Choice(POLICIES), "noeviction"),
     cluster("maxmemory-samples", Kind::Integer(1, 64), "5"),
@@ -177,14 +169,14 @@ pub const PARAMETERS: &[Parameter] = &[
     cluster(REQUIREPASS, Kind::Text, ""),
     fixed("save", ""),
     operator("scripting", Kind::Bool, "yes"),
-    cluster("set-max-intset-entries", Kind::Integer(0, LONG_MAX), "512"),
-    cluster("set-max-listpack-entries", Kind::Integer(0, LONG_MAX), "128"),
-    cluster("set-max-listpack-value", Kind::Integer(0, LONG_MAX), "64"),
+    fixed("set-max-intset-entries", "512"),
+    fixed("set-max-listpack-entries", "128"),
+    fixed("set-max-listpack-value", "64"),
     cluster("slowlog-log-slower-than", Kind::Integer(-1, LONG_MAX), "10000"),
     cluster("slowlog-max-len", Kind::Integer(0, LONG_MAX), "128"),
     cluster("stop-writes-on-bgsave-error", Kind::Bool, "yes"),
-    cluster("stream-node-max-bytes", Kind::Memory(0), "4096"),
-    cluster("stream-node-max-entries", Kind::Integer(0, LONG_MAX), "100"),
+    fixed("stream-node-max-bytes", "4096"),
+    fixed("stream-node-max-entries", "100"),
     // What a Holdfast cluster adds; dashes and words as in Redis.
     cluster("strict-multi-key", Kind::Bool, "no"),
     cluster("tcp-keepalive", Kind::Integer(0, INT_MAX), "60"),
@@ -192,14 +184,8 @@ pub const PARAMETERS: &[Parameter] = &[
     fixed("tls-port", "0"),
     cluster("tracking-table-max-keys", Kind::Integer(0, LONG_MAX), "1000000"),
     fixed("unixsocket", ""),
-    known_as(
-        cluster("zset-max-listpack-entries", Kind::Integer(0, LONG_MAX), "128"),
-        "zset-max-ziplist-entries",
-    ),
-    known_as(
-        cluster("zset-max-listpack-value", Kind::Integer(0, LONG_MAX), "64"),
-        "zset-max-ziplist-value",
-    ),
+    known_as(fixed("zset-max-listpack-entries", "128"), "zset-max-ziplist-entries"),
+    known_as(fixed("zset-max-listpack-value", "64"), "zset-max-ziplist-value"),
 ];
 
 /// The parameter of a name or alias, in any case.
@@ -227,13 +213,15 @@ pub fn check(parameter: &Parameter, value: &str, current: &str) -> Result<String
             if !(least..=most).contains(&number) {
                 return refuse(format!("argument must be between {least} and {most} inclusive"));
             }
+            // Redis clips this one.
+            let number = if parameter.name == "hz" { number.clamp(1, 500) } else { number };
             Ok(number.to_string())
         }
         Kind::Memory(least) => {
             let Some(bytes) = memory(value) else {
                 return refuse("argument must be a memory value".to_owned());
             };
-            if bytes < least {
+            if bytes < least || bytes > LONG_MAX as u64 {
                 return refuse(format!(
                     "argument must be between {least} and {LONG_MAX} inclusive"
                 ));
@@ -259,7 +247,8 @@ pub fn check(parameter: &Parameter, value: &str, current: &str) -> Result<String
 /// Bytes from a number with a unit: `b`, `k` (1000), `kb` (1024), `m`, `mb`, `g`, `gb`.
 pub fn memory(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
+    // No digits are read as 0, as Redis does.
+    let number: u64 = if digits == 0 { 0 } else { text[..digits].parse().ok()? };
     let unit = match text[digits..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" => 1000,
@@ -303,7 +292,10 @@ pub fn buffer_limits(text: &str) -> [BufferLimit; 3] {
 
 fn merged_limits(value: &str, current: &str) -> Result<String, BadValue> {
     let words: Vec<&str> = value.split_ascii_whitespace().collect();
-    if words.is_empty() || !words.len().is_multiple_of(4) {
+    if words.is_empty() {
+        return Ok(current.to_owned());
+    }
+    if !words.len().is_multiple_of(4) {
         let text = "Wrong number of arguments in buffer limit configuration.";
         return Err(BadValue(text.to_owned()));
     }
@@ -419,9 +411,9 @@ mod tests {
             pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
         let none = |_: &str| None;
-        let good = changes(&[("hash-max-ziplist-value", "7"), ("TIMEOUT", "3")]);
+        let good = changes(&[("LUA-time-limit", "7"), ("TIMEOUT", "3")]);
         let stored = check_all(&good, none).unwrap();
-        assert_eq!(stored.get("hash-max-listpack-value").unwrap(), "7");
+        assert_eq!(stored.get("busy-reply-threshold").unwrap(), "7");
         assert_eq!(stored.get("timeout").unwrap(), "3");
         assert!(check_all(&changes(&[("timeout", "-1")]), none).unwrap_err().contains("between"));
         assert!(check_all(&changes(&[("dir", "/x")]), none).is_err());

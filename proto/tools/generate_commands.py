@@ -80,7 +80,7 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 
 NOT_YET_GROUPS = set()
 NOT_YET = set("""
-monitor debug
+
 """.split())
 REFUSED = set("""
 replicaof slaveof sync psync replconf module failover shutdown save bgsave bgrewriteaof migrate

@@ -20,6 +20,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Admin {
     pub(crate) workers: Workers,
     pub(crate) maxclients: usize,
+    /// Of other proxies that pass on commands.
+    pub(crate) token: String,
     /// Workers serve clients.
     pub(crate) ready: Arc<AtomicBool>,
 }
@@ -48,6 +50,9 @@ impl Admin {
         }
         let line = head.split(|&c| c == b'\r').next().unwrap_or_default();
         let path = line.split(|&c| c == b' ').nth(1).unwrap_or_default();
+        if path == crate::siblings::PATH {
+            return self.answer_sibling(stream, head).await;
+        }
         let (status, body) = match path {
             b"/metrics" => ("200 OK", self.metrics().await),
             b"/live" => ("200 OK", "live\n".to_owned()),
@@ -62,6 +67,40 @@ impl Admin {
         );
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(body.as_bytes()).await?;
+        stream.shutdown().await
+    }
+
+    /// A command of another proxy's client (`siblings`).
+    async fn answer_sibling(
+        &self,
+        mut stream: TcpStream,
+        mut head: Vec<u8>,
+    ) -> std::io::Result<()> {
+        let end = head.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(head.len());
+        let mut body = head.split_off((end + 4).min(head.len()));
+        let text = String::from_utf8_lossy(&head);
+        let header = |name: &str| {
+            text.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                key.eq_ignore_ascii_case(name).then(|| value.trim())
+            })
+        };
+        let given = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if !crate::siblings::is_token(given.unwrap_or_default().as_bytes(), &self.token) {
+            stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await?;
+            return stream.shutdown().await;
+        }
+        let len = header("content-length").and_then(|len| len.parse::<usize>().ok()).unwrap_or(0);
+        while body.len() < len.min(crate::siblings::COMMAND_BYTES_MAX) {
+            if stream.read_buf(&mut body).await? == 0 {
+                return Ok(());
+            }
+        }
+        let answers = self.workers.carry_out(&body.into()).await;
+        let body = crate::siblings::join(&answers);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
         stream.shutdown().await
     }
 
@@ -188,11 +227,12 @@ const LATENCY_BUCKETS_US: [u64; 16] = [
 fn write_latency(page: &mut Page, stats: &Stats) {
     let name = "holdfast_proxy_request_duration_seconds";
     page.describe(name, "From a command's arrival to its reply.", "histogram");
+    let latency = stats.latency();
     for bound in LATENCY_BUCKETS_US {
-        let count = stats.latency.count_between(0, bound);
+        let count = latency.count_between(0, bound);
         let _ = writeln!(page.0, "{name}_bucket{{le=\"{}\"}} {count}", bound as f64 / 1e6);
     }
-    let count = stats.latency.len();
+    let count = latency.len();
     let sum: u64 = stats.by_command.iter().map(|numbers| numbers.usec).sum();
     let _ = writeln!(page.0, "{name}_bucket{{le=\"+Inf\"}} {count}");
     let _ = writeln!(page.0, "{name}_sum {}", sum as f64 / 1e6);

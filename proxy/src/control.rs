@@ -44,6 +44,20 @@ impl Workers {
         self.tell_all(|| ToWorker::Drain);
     }
 
+    /// Has every worker carry out a command of another proxy's client.
+    pub(crate) async fn carry_out(&self, request: &bytes::Bytes) -> Vec<bytes::Bytes> {
+        let mut answers = Vec::new();
+        for worker in self.0.iter() {
+            let (reply, answer) = oneshot::channel();
+            if worker.send(ToWorker::Peer { request: request.clone(), reply }).is_ok()
+                && let Ok(answer) = answer.await
+            {
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
     /// The numbers of all workers together.
     pub(crate) async fn stats(&self) -> Stats {
         let mut sum = Stats::default();
@@ -88,6 +102,8 @@ pub(crate) struct Control {
     pub(crate) proxy_id: u64,
     pub(crate) client_addr: String,
     pub(crate) admin_addr: String,
+    /// Proves to other proxies that this one is of the cluster.
+    pub(crate) token: String,
     pub(crate) topology: watch::Receiver<Arc<v1::Topology>>,
     pub(crate) inbox: mpsc::UnboundedReceiver<FromWorker>,
 }
@@ -129,6 +145,14 @@ impl Control {
                     held: outage.held,
                     retried: outage.retried,
                     failed: outage.failed,
+                });
+            }
+            FromWorker::AskProxies { request, reply } => {
+                let topology = self.topology.borrow().clone();
+                let (own, token) = (self.admin_addr.clone(), self.token.clone());
+                tokio::spawn(async move {
+                    let _ =
+                        reply.send(crate::siblings::ask(&topology, &own, &token, request).await);
                 });
             }
             FromWorker::Propose { worker, ask, change } => {

@@ -5,7 +5,7 @@
 //! its own listeners on the same port, its own copy of the slot map and its own links to the nodes.
 //!
 //! In reading order: [`core`] is what a worker decides, without I/O; `worker`, `client_io` and
-//! `link_io` are the thread around it; `control` talks to the sentinels and `admin` to Prometheus;
+//! `link_io` are the thread around it; `control` talks to the sentinels, `siblings` to other proxies and `admin` to Prometheus;
 //! `serve` is the life of the process.
 //!
 //! ```text
@@ -25,6 +25,7 @@ mod control;
 pub mod core;
 mod link_io;
 mod serve;
+mod siblings;
 mod tls;
 mod worker;
 

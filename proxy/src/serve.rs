@@ -99,8 +99,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         &outbox,
     )?;
     let ready = Arc::new(AtomicBool::new(true));
-    let admin =
-        Admin { workers: workers.clone(), maxclients: config.maxclients, ready: ready.clone() };
+    let admin = Admin {
+        workers: workers.clone(),
+        maxclients: config.maxclients,
+        token: crate::siblings::token(&secret),
+        ready: ready.clone(),
+    };
     tokio::spawn(admin.serve(admin_listener));
     if let (Some(files), Some(tls)) = (files, tls) {
         tokio::spawn(control::watch_certificates(files, tls));
@@ -112,6 +116,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         proxy_id: registration.proxy_id,
         client_addr,
         admin_addr,
+        token: crate::siblings::token(&secret),
         inbox,
     };
     tokio::spawn(control.run());

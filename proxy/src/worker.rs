@@ -35,6 +35,13 @@ pub(crate) enum ToWorker {
         request: Bytes,
         reply: oneshot::Sender<Bytes>,
     },
+    /// Clients of that worker watch commands, or do so no more.
+    Monitoring {
+        worker: usize,
+        on: bool,
+    },
+    /// A line for clients that watch commands.
+    Monitored(Bytes),
     /// What came of [`FromWorker::Propose`].
     Proposed {
         ask: usize,
@@ -48,6 +55,11 @@ pub(crate) enum ToWorker {
 pub(crate) enum FromWorker {
     RenewSession {
         worker: usize,
+    },
+    /// The other proxies are to carry out a command and bring back their workers' answers.
+    AskProxies {
+        request: Bytes,
+        reply: oneshot::Sender<Vec<Bytes>>,
     },
     /// A client changes the cluster's metadata.
     Propose {
@@ -151,9 +163,8 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
         }
     }
     tokio::task::spawn_local(tick(shell.clone()));
-    if !shell.peers.is_empty() {
-        tokio::task::spawn_local(exchange_stats(shell.clone()));
-    }
+    tokio::task::spawn_local(exchange_stats(shell.clone()));
+    let mut monitoring: Vec<usize> = Vec::new();
     while let Some(message) = inbox.recv().await {
         match message {
             ToWorker::Topology(topology) => {
@@ -170,6 +181,17 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
             ToWorker::Peer { request, reply } => {
                 let answer = shell.core.borrow_mut().answer_peer(&request, clock::now());
                 let _ = reply.send(answer);
+                shell.settle(None);
+            }
+            ToWorker::Monitoring { worker, on } => {
+                monitoring.retain(|known| *known != worker);
+                if on {
+                    monitoring.push(worker);
+                }
+                shell.core.borrow_mut().set_monitors_elsewhere(!monitoring.is_empty());
+            }
+            ToWorker::Monitored(line) => {
+                shell.core.borrow_mut().monitored(&line);
                 shell.settle(None);
             }
             ToWorker::Proposed { ask, result } => {
@@ -204,6 +226,10 @@ async fn tick(shell: Rc<Shell>) {
 async fn exchange_stats(shell: Rc<Shell>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        shell.core.borrow_mut().set_usage(clock::process_usage());
+        if shell.peers.is_empty() {
+            continue;
+        }
         let own = shell.core.borrow_mut().stats().clone();
         let mut others = Stats::default();
         {
@@ -222,7 +248,7 @@ async fn exchange_stats(shell: Rc<Shell>) {
     }
 }
 
-/// Passes a command on to the other workers and brings back their answers.
+/// Passes a command on to the other workers of all proxies and brings back their answers.
 async fn ask_peers(shell: Rc<Shell>, ask: usize, request: Bytes) {
     let mut answers = Vec::with_capacity(shell.peers.len());
     let mut waiting = Vec::with_capacity(shell.peers.len());
@@ -232,11 +258,14 @@ async fn ask_peers(shell: Rc<Shell>, ask: usize, request: Bytes) {
         let _ = peer.send(ToWorker::Peer { request: request.clone(), reply });
         waiting.push(answer);
     }
+    let (reply, others) = oneshot::channel();
+    let _ = shell.outbox.send(FromWorker::AskProxies { request, reply });
     for answer in waiting {
         if let Ok(answer) = answer.await {
             answers.push(answer);
         }
     }
+    answers.extend(others.await.unwrap_or_default());
     shell.core.borrow_mut().peers_answered(ask, &answers, clock::now());
     shell.settle(None);
 }
@@ -288,6 +317,16 @@ impl Shell {
             }
             Action::AskPeers { ask, request } => {
                 tokio::task::spawn_local(ask_peers(self.clone(), ask, request));
+            }
+            Action::Monitoring { on } => {
+                for peer in &self.peers {
+                    let _ = peer.send(ToWorker::Monitoring { worker: self.index, on });
+                }
+            }
+            Action::Monitored { line } => {
+                for peer in &self.peers {
+                    let _ = peer.send(ToWorker::Monitored(line.clone()));
+                }
             }
             Action::Propose { ask, change } => {
                 let _ = self.outbox.send(FromWorker::Propose { worker: self.index, ask, change });

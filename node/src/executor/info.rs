@@ -4,6 +4,8 @@
 //! * `SLOWLOG GET [count] | LEN | RESET`: as Redis answers, without the client's address and name,
 //!   which only the proxy knows (it sees `["id", time, µs, [args], "", ""]`);
 //! * `PUBSUB …`: of all workers, as far as they are linked to this node;
+//! * `CLUSTER COUNTKEYSINSLOT slot`, `CLUSTER GETKEYSINSLOT slot count`: of database 0, as in a Redis
+//!   cluster; keys whose time has come count until they are deleted;
 //! * `MEMORY STATS`: a map (RESP2: flat array) of names and integers of this replica.
 //!
 //! They are sent as reads and answered by the primary.
@@ -29,6 +31,10 @@ pub(crate) enum NodeCommand {
     MemoryStats,
     /// PUBSUB with its arguments.
     Pubsub(Vec<Vec<u8>>),
+    /// CLUSTER COUNTKEYSINSLOT.
+    CountKeysInSlot(u16),
+    /// CLUSTER GETKEYSINSLOT: at most so many.
+    KeysInSlot(u16, usize),
     /// A SLOWLOG subcommand or argument that is none.
     Wrong(&'static str),
 }
@@ -43,7 +49,7 @@ impl NodeCommand {
         // shorter than 4 or longer than 7 bytes, so its length is one digit.
         let name = body.get(8..12)?;
         let first = name[0] | 0x20;
-        if first != b'i' && first != b's' && first != b'm' && first != b'p' {
+        if !matches!(first, b'i' | b's' | b'm' | b'p' | b'c') {
             return None;
         }
         let args = args_of(body);
@@ -58,6 +64,17 @@ impl NodeCommand {
         }
         if is(0, "pubsub") && args.len() > 1 {
             return Some(Self::Pubsub(args[1..].iter().map(|arg| arg.to_vec()).collect()));
+        }
+        if is(0, "cluster") {
+            let number = |at: usize| std::str::from_utf8(args.get(at)?).ok()?.parse::<u16>().ok();
+            return match args.len() {
+                3 if is(1, "countkeysinslot") => number(2).map(Self::CountKeysInSlot),
+                4 if is(1, "getkeysinslot") => {
+                    let count = std::str::from_utf8(args[3]).ok()?.parse().ok()?;
+                    number(2).map(|slot| Self::KeysInSlot(slot, count))
+                }
+                _ => None,
+            };
         }
         if !is(0, "slowlog") {
             return None;
@@ -106,6 +123,16 @@ impl Executor {
             NodeCommand::Pubsub(args) => {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                 self.pubsub(&args, &mut reply);
+            }
+            NodeCommand::CountKeysInSlot(slot) => {
+                encode::integer(&mut reply, self.engine.count_keys_in_slot(0, *slot) as i64);
+            }
+            NodeCommand::KeysInSlot(slot, count) => {
+                let keys = self.engine.keys_in_slot(0, *slot, *count);
+                encode::array(&mut reply, keys.len());
+                for key in keys {
+                    encode::bulk(&mut reply, key);
+                }
             }
             NodeCommand::Wrong(text) => encode::error(&mut reply, text),
         }

@@ -132,6 +132,8 @@ pub(crate) struct Client {
     pub(crate) closing: bool,
     /// Output is there that the shell was told about.
     pub(crate) dirty: bool,
+    /// MONITOR.
+    pub(crate) monitor: bool,
     pub(crate) no_evict: bool,
     pub(crate) no_touch: bool,
     pub(crate) created_us: u64,
@@ -183,6 +185,7 @@ impl Client {
             cut: false,
             closing: false,
             dirty: false,
+            monitor: false,
             no_evict: false,
             no_touch: false,
             created_us: now_us,

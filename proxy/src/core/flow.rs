@@ -458,11 +458,27 @@ impl WorkerCore {
     /// Final answer: the owner gets it and the request is forgotten.
     fn complete(&mut self, index: u32, status: AnswerStatus, payload: &[u8]) {
         let request = self.take_out(index);
-        self.stats.count_answer(request.command, self.now_us - request.received_us, payload);
+        let usec = self.now_us - request.received_us;
+        self.stats.count_answer(request.command, usec, payload);
+        if self.latency_threshold_us <= usec {
+            self.note_latency(request.command, usec);
+        }
         if request.was_blocked {
             self.release_kept_reply(&request);
         }
         self.deliver(&request, status, payload);
+    }
+
+    /// For the latency monitor: the command took as long as it asks for.
+    #[cold]
+    fn note_latency(&mut self, command: u16, usec: u64) {
+        let Some(spec) = holdfast_proto::command::all().nth(command as usize) else { return };
+        if spec.is_blocking() {
+            return;
+        }
+        let fast = spec.flags.has(holdfast_proto::command::flag::FAST);
+        let event = if fast { "fast-command" } else { "command" };
+        self.latency_monitor.note(event, self.unix_us / 1_000_000, usec / 1000);
     }
 
     /// Unlinks a request from everything and removes it.

@@ -11,6 +11,7 @@ mod flow;
 mod lane;
 mod link;
 mod local;
+mod monitor;
 mod open_reads;
 mod peers;
 mod profile;
@@ -39,7 +40,7 @@ use client::{Client, Clients, Stall};
 use holdfast_proto::frame::{AnswerRef, FrameError, Response};
 use holdfast_proto::ids::{NodeId, ShardId, Term, WorkerId};
 use holdfast_proto::placement::{self, Placement};
-use holdfast_proto::resp::Limits;
+use holdfast_proto::resp::{Limits, encode};
 use holdfast_proto::{parameters, v1};
 use link::{Link, LinkState};
 use request::{Handle, Requests};
@@ -109,12 +110,24 @@ pub enum Action {
     /// Have the other workers of the process carry out a command ([`WorkerCore::answer_peer`]) and
     /// bring back their answers ([`WorkerCore::peers_answered`]).
     AskPeers { ask: usize, request: bytes::Bytes },
+    /// Clients of this worker began or ceased to watch commands: the other workers are to know.
+    Monitoring { on: bool },
+    /// A line for the watching clients of other workers.
+    Monitored { line: bytes::Bytes },
     /// Bring a change to the sentinels and tell [`WorkerCore::proposed`] what came of it.
     Propose { ask: usize, change: Change },
     /// Get a new worker id and call [`WorkerCore::new_session`].
     RenewSession,
     /// A shard answers again after an outage.
     OutageOver { shard: ShardId, term: Term, outage: OutageReport },
+}
+
+/// What the process has used so far; shown by INFO.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Usage {
+    pub cpu_user_us: u64,
+    pub cpu_sys_us: u64,
+    pub resident_bytes: u64,
 }
 
 /// How far the worker's session with the shards is.
@@ -157,6 +170,12 @@ pub struct WorkerCore {
     placement: Placement,
     /// Commands that the profile refuses, by index in the table; empty: none.
     refused: Vec<bool>,
+    monitors: monitor::Monitors,
+    latency_monitor: local::LatencyMonitor,
+    /// `latency-monitor-threshold`; the greatest number when it is off.
+    latency_threshold_us: u64,
+    /// Of the process, as the shell measured it last.
+    usage: Usage,
     users: users::Users,
     refusals: users::RefusalLog,
     /// By ACL GENPASS, so that none comes twice.
@@ -170,6 +189,8 @@ pub struct WorkerCore {
     tracking: tracking::TrackingTable,
     /// The link whose answer is being handled.
     answering: Option<usize>,
+    /// Clients in DEBUG SLEEP: until when, client, generation, reply.
+    sleepers: Vec<(u64, u32, u32, u32)>,
     actions: Vec<Action>,
     dirty_clients: Vec<u32>,
     dirty_links: Vec<usize>,
@@ -218,6 +239,10 @@ impl WorkerCore {
             output_hard_bytes: 0,
             placement: Placement::default(),
             refused: Vec::new(),
+            monitors: monitor::Monitors::default(),
+            latency_monitor: local::LatencyMonitor::default(),
+            latency_threshold_us: u64::MAX,
+            usage: Usage::default(),
             users: users::Users::new(),
             refusals: users::RefusalLog::default(),
             passwords_generated: 0,
@@ -228,6 +253,7 @@ impl WorkerCore {
             pubsub: pubsub::PubSub::new(worker.0),
             tracking: tracking::TrackingTable::default(),
             answering: None,
+            sleepers: Vec::new(),
             actions: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
@@ -395,6 +421,7 @@ impl WorkerCore {
         if self.clients.of_generation(key.index, key.generation).is_none() {
             return;
         }
+        self.end_monitor(key.index, key.generation);
         if let Some(mut client) = self.clients.remove(key.index) {
             self.forget_subscriptions(key.index, client.subscriptions.take());
             self.stop_tracking(key.index, client.tracking.take());
@@ -484,6 +511,7 @@ impl WorkerCore {
         self.tick_clients();
         self.finish_proposals();
         self.tick_pubsub();
+        self.wake_sleepers();
         self.settle();
     }
 
@@ -503,6 +531,11 @@ impl WorkerCore {
         clients.append(&mut self.dirty_clients);
         links.append(&mut self.dirty_links);
         actions.append(&mut self.actions);
+    }
+
+    /// What the process has used so far.
+    pub fn set_usage(&mut self, usage: Usage) {
+        self.usage = usage;
     }
 
     /// Numbers since the start, and the present gauges.
@@ -579,6 +612,10 @@ impl WorkerCore {
         let rules = self.setting(placement::SETTING).map(Placement::parse);
         let managed = self.setting("command-profile") == Some("managed");
         let scripting = self.setting("scripting") != Some("no");
+        let latency_threshold_us = match number("latency-monitor-threshold") {
+            None | Some(0) => u64::MAX,
+            Some(milliseconds) => milliseconds.saturating_mul(1000),
+        };
         match rules {
             None => self.placement = Placement::default(),
             Some(Ok(rules)) => self.placement = rules,
@@ -587,6 +624,7 @@ impl WorkerCore {
         }
         self.refused = profile::refused(managed, scripting);
         self.limits.bulk_len_max = bulk_len_max.min(longest);
+        self.latency_threshold_us = latency_threshold_us;
         self.output_hard_bytes = outputs.map_or(0, |[normal, ..]| normal.hard_bytes);
     }
 
@@ -594,6 +632,25 @@ impl WorkerCore {
     pub fn keepalive(&self) -> Option<Duration> {
         let seconds = self.setting("tcp-keepalive").and_then(|text| text.parse().ok());
         Some(seconds.unwrap_or(60)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// DEBUG SLEEP: the client alone waits.
+    fn sleep(&mut self, index: u32, seconds: f64) {
+        let until_us = self.now_us.saturating_add((seconds * 1e6) as u64);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let reply = client.expect_reply();
+        client.stall = Stall::Reply(reply);
+        self.sleepers.push((until_us, index, client.generation, reply));
+    }
+
+    fn wake_sleepers(&mut self) {
+        let now_us = self.now_us;
+        let due: Vec<_> = self.sleepers.extract_if(.., |(until, ..)| *until <= now_us).collect();
+        for (_, index, generation, reply) in due {
+            if self.clients.of_generation(index, generation).is_some() {
+                self.answer_client(index, reply, encode::OK);
+            }
+        }
     }
 
     /// Number of logical databases.

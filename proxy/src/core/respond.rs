@@ -27,6 +27,7 @@ pub(crate) const SORT_GET_DENIED: &str =
     "ERR GET option of SORT denied due to insufficient ACL permissions.";
 pub(crate) const SWAPDB_PINNED: &str =
     "ERR SWAPDB is not possible while a co-location rule pins one of the databases";
+pub(crate) const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
 pub(crate) const BAD_CURSOR: &str = "ERR invalid cursor";
 /// Written to a connection that is refused, before it is closed.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";

@@ -10,7 +10,7 @@ use super::pubsub::confinement_error;
 use super::request::{Handle, Kind, Owner, Request};
 use super::{WorkerCore, respond, stats};
 use bytes::{Bytes, BytesMut};
-use holdfast_proto::command::{self, CommandSpec, Support, UnknownCommand, flag};
+use holdfast_proto::command::{self, CommandSpec, Group, Support, UnknownCommand, flag};
 use holdfast_proto::frame::{AnswerStatus, ReadOp, RecordOp, flags};
 use holdfast_proto::resp::{Decoded, Decoder, Limits, RawRequest, encode};
 use holdfast_proto::slot::Slot;
@@ -175,6 +175,7 @@ impl WorkerCore {
         }
         let leaves = matches!(resolved.spec.name, "quit" | "reset");
         if client.transaction.is_some() && !leaves && !resolved.handler.runs_inside_multi() {
+            self.feed_monitors(index, resolved.spec, &request);
             return self.queue_in_transaction(index, resolved, request);
         }
         if is_logged(resolved.spec, &request) || matches!(resolved.handler, Handler::Exec) {
@@ -185,10 +186,17 @@ impl WorkerCore {
                 return self.park(index, request, Stall::Reply(reply));
             }
         }
+        self.feed_monitors(index, resolved.spec, &request);
         match resolved.handler {
             Handler::Data => self.route_data(index, resolved, request),
             Handler::Spread(spread) => self.route_spread(index, resolved, spread, request),
-            Handler::Local(run) => self.run_local(index, resolved.index, &request, run),
+            Handler::Local(run) => {
+                if resolved.spec.name.contains('|') {
+                    self.stats.count_subcommand(resolved.spec.name);
+                }
+                self.run_local(index, resolved.index, &request, run);
+            }
+            Handler::Slot => self.ask_slot(index, resolved, request),
             Handler::Gather(gather) => self.gather(index, resolved, gather, &request),
             Handler::Script => self.handle_script(index, resolved, request),
             Handler::ScriptCache => self.handle_script_cache(index, resolved, request),
@@ -222,7 +230,10 @@ impl WorkerCore {
             return Err((spec.index, command::arity_error(spec)));
         }
         let handler = if spec.support == Support::Supported {
-            table().handler(spec.index)
+            match spec.group {
+                Group::Server | Group::Cluster => table().handler_of_subcommand(spec),
+                _ => table().handler(spec.index),
+            }
         } else {
             table().handler_of_unsupported(spec)
         };
@@ -284,7 +295,7 @@ impl WorkerCore {
     fn run_local(&mut self, index: u32, command: u16, request: &RawRequest, run: LocalCommand) {
         self.stats.commands += 1;
         self.stats.count_local(command);
-        if self.config.worker_count > 1
+        if (self.config.worker_count > 1 || self.topology.proxies.len() > 1)
             && let Some(how) = super::peers::merge_of(request)
         {
             self.ask_peers(index, request, run, how);
@@ -333,6 +344,22 @@ impl WorkerCore {
     pub(crate) fn db_of(&self, index: u32) -> u16 {
         let Some(client) = self.clients.get(index) else { return 0 };
         client.transaction.as_ref().and_then(|t| t.selected()).unwrap_or(client.db)
+    }
+
+    /// CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT: the node that has the slot answers.
+    fn ask_slot(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
+        let slot = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse().ok());
+        let Some(slot) = slot.and_then(Slot::new) else {
+            return self.reject(index, resolved.index, "ERR Invalid or out of range slot");
+        };
+        let count = || std::str::from_utf8(request.arg(3)).ok()?.parse::<i32>().ok();
+        if request.len() == 4 && count().is_none_or(|count| count < 0) {
+            return self.reject(index, resolved.index, "ERR Invalid slot or number of keys");
+        }
+        match self.router.shard_of(slot) {
+            Some(shard) => self.forward(index, resolved, request, shard, slot),
+            None => self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+        }
     }
 
     /// Where the keys of a command live.

@@ -21,7 +21,7 @@ pub struct CommandStats {
 }
 
 /// Counters of one worker since its start, and a few gauges.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub connections_received: u64,
     pub connections_rejected: u64,
@@ -46,43 +46,15 @@ pub struct Stats {
     pub by_command: Vec<CommandStats>,
     /// Error replies by their first word.
     pub errors: BTreeMap<String, u64>,
-    /// Of commands that went to a shard, microseconds.
-    pub latency: Histogram<u64>,
+    /// By index in the command table: of those that went to a shard, microseconds.
+    pub latencies: Vec<Option<Box<Histogram<u64>>>>,
+    /// Of subcommands that are answered here, by their whole name.
+    pub subcommands: BTreeMap<&'static str, CommandStats>,
     pub clients: usize,
     pub clients_blocked: usize,
     pub requests_unanswered: usize,
     /// Requests that wait for a primary.
     pub requests_held: usize,
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        Self {
-            connections_received: 0,
-            connections_rejected: 0,
-            commands: 0,
-            net_input_bytes: 0,
-            net_output_bytes: 0,
-            requests_resent: 0,
-            requests_failed: 0,
-            auth_failures: 0,
-            denied_commands: 0,
-            denied_keys: 0,
-            denied_channels: 0,
-            protocol_errors: 0,
-            messages_delivered: 0,
-            messages_repeated: 0,
-            subscribers_cut: 0,
-            by_command: Vec::new(),
-            errors: BTreeMap::new(),
-            latency: Histogram::new_with_bounds(1, LATENCY_US_MAX, 2)
-                .expect("the bounds are constants that the histogram accepts"),
-            clients: 0,
-            clients_blocked: 0,
-            requests_unanswered: 0,
-            requests_held: 0,
-        }
-    }
 }
 
 impl Stats {
@@ -91,7 +63,7 @@ impl Stats {
         if command == NO_COMMAND {
             return;
         }
-        self.latency.saturating_record(usec.clamp(1, LATENCY_US_MAX));
+        self.latency_mut(command).saturating_record(usec.clamp(1, LATENCY_US_MAX));
         let failed = reply.first() == Some(&b'-');
         let stats = self.command_mut(command);
         stats.calls += 1;
@@ -115,6 +87,29 @@ impl Stats {
             self.command_mut(command).rejected += 1;
         }
         self.count_error(format!("-{text}").as_bytes());
+    }
+
+    /// A subcommand was answered here.
+    pub(crate) fn count_subcommand(&mut self, name: &'static str) {
+        self.subcommands.entry(name).or_default().calls += 1;
+    }
+
+    fn latency_mut(&mut self, command: u16) -> &mut Histogram<u64> {
+        let index = command as usize;
+        if index >= self.latencies.len() {
+            self.latencies.resize(index + 1, None);
+        }
+        self.latencies[index].get_or_insert_with(|| Box::new(new_histogram()))
+    }
+
+    /// Of all commands that went to a shard, microseconds.
+    pub fn latency(&self) -> Histogram<u64> {
+        let mut all = new_histogram();
+        for latency in self.latencies.iter().flatten() {
+            // Bounds are the same constants everywhere.
+            let _ = all.add(latency.as_ref());
+        }
+        all
     }
 
     fn command_mut(&mut self, command: u16) -> &mut CommandStats {
@@ -170,11 +165,23 @@ impl Stats {
         for (word, count) in &other.errors {
             *self.errors.entry(word.clone()).or_default() += count;
         }
-        // Bounds are the same constants in every worker.
-        let _ = self.latency.add(&other.latency);
+        for (index, latency) in other.latencies.iter().enumerate() {
+            if let Some(latency) = latency {
+                // Bounds are the same constants in every worker.
+                let _ = self.latency_mut(index as u16).add(latency.as_ref());
+            }
+        }
+        for (name, numbers) in &other.subcommands {
+            self.subcommands.entry(name).or_default().calls += numbers.calls;
+        }
         self.clients += other.clients;
         self.clients_blocked += other.clients_blocked;
         self.requests_unanswered += other.requests_unanswered;
         self.requests_held += other.requests_held;
     }
+}
+
+fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 2)
+        .expect("the bounds are constants that the histogram accepts")
 }

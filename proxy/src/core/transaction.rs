@@ -110,7 +110,10 @@ impl WorkerCore {
             Handler::Local(_) if resolved.spec.name == "select" => Queued::Shard(request),
             // Its answer comes from the sentinels; a transaction waits for its shard only.
             Handler::Local(_)
-                if matches!(resolved.spec.name, "config|set" | "acl|setuser" | "acl|deluser") =>
+                if matches!(
+                    resolved.spec.name,
+                    "config|set" | "acl|setuser" | "acl|deluser" | "debug"
+                ) =>
             {
                 return self.reject(index, resolved.index, respond::NOT_IN_MULTI);
             }

@@ -595,7 +595,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "A container for debugging commands",
             since: "1.0.0", complexity: Some("Depends on subcommand."),

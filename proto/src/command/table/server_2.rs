@@ -127,7 +127,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         first_key: 0, last_key: 0, step: 0,
         key_specs: &[],
         tips: &[],
-        support: Support::NotYet,
+        support: Support::Supported,
         docs: Docs {
             summary: "Listen for all requests received by the server in real time",
             since: "1.0.0", complexity: None,

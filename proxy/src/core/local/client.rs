@@ -309,6 +309,9 @@ impl WorkerCore {
         if client.tracking.is_some() {
             flags.push('t');
         }
+        if client.monitor {
+            flags.push('O');
+        }
         if client.transaction.is_some() {
             flags.push('x');
         }

@@ -3,12 +3,11 @@
 //! the one address, unmodified.
 
 use super::connection::{help, unknown_subcommand};
-use super::{is_word, number};
 use crate::core::WorkerCore;
 use bytes::BytesMut;
 use holdfast_proto::command;
 use holdfast_proto::resp::{RawRequest, encode};
-use holdfast_proto::slot::{SLOT_COUNT, Slot};
+use holdfast_proto::slot::SLOT_COUNT;
 use std::fmt::Write;
 
 /// The name under which Sentinel clients know the cluster if they ask for all.
@@ -26,15 +25,6 @@ pub(super) fn cluster(core: &mut WorkerCore, index: u32, request: &RawRequest, o
             encode::integer(out, i64::from(slot.get()));
         }
         b"myid" | b"myshardid" => encode::bulk(out, core.cluster_node_id().as_bytes()),
-        b"countkeysinslot" | b"getkeysinslot" => {
-            let slot = number::<u16>(request.arg(2)).and_then(Slot::new);
-            match slot {
-                None => encode::error(out, "ERR Invalid or out of range slot"),
-                // Slots are the cluster's own business; tools that ask get the smallest answer.
-                Some(_) if is_word(request.arg(1), "countkeysinslot") => encode::integer(out, 0),
-                Some(_) => encode::array(out, 0),
-            }
-        }
         b"links" => encode::array(out, 0),
         b"help" => help(out, CLUSTER_HELP),
         _ if command::lookup(b"cluster")

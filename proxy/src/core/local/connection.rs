@@ -135,9 +135,12 @@ pub(super) fn reset(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut
     client.account = account;
     client.no_evict = false;
     client.no_touch = false;
+    client.monitor = false;
+    let generation = client.generation;
     if let Some(labels) = &mut client.labels {
         labels.name.clear();
     }
+    core.end_monitor(index, generation);
     encode::simple(out, "RESET");
 }
 

@@ -4,6 +4,7 @@
 use super::connection::{REDIS_VERSION, help, unknown_subcommand};
 use super::{Gather, command, is_word, number};
 use crate::core::session::Resolved;
+use crate::core::stats::CommandStats;
 use crate::core::{Stats, WorkerCore, respond};
 use bytes::{Bytes, BytesMut};
 use holdfast_proto::resp::reply::{self, Value};
@@ -26,6 +27,7 @@ impl WorkerCore {
     ) {
         let body = match gather {
             Gather::Info => Self::shards_body(&[b"INFO"]),
+            Gather::MemoryStats => Self::shards_body(&[b"MEMORY", b"STATS"]),
             Gather::Slowlog => {
                 if request.len() == 2 && is_word(request.arg(1), "help") {
                     return self.reply_with(index, |out| help(out, SLOWLOG_HELP));
@@ -57,6 +59,10 @@ impl WorkerCore {
                 let text = self.info(request, &ShardNumbers::read(parts));
                 encode::verbatim(&mut out, b"txt", text.as_bytes(), resp3);
             }
+            Gather::MemoryStats => {
+                let resp3 = self.clients.get(index).is_some_and(|client| client.resp3);
+                self.memory_stats(parts, resp3, &mut out);
+            }
             Gather::Slowlog => merge_slowlog(request, parts, &mut out),
         }
         out.freeze()
@@ -84,12 +90,14 @@ impl WorkerCore {
         section("memory", true, self.info_memory(shards));
         section("persistence", true, self.info_persistence(shards));
         section("stats", true, self.info_stats(stats, shards));
-        section("replication", true, info_replication(shards));
-        section("cpu", true, info_cpu());
+        section("replication", true, self.info_replication(shards));
+        section("cpu", true, self.info_cpu());
         section("modules", true, String::new());
         section("commandstats", false, info_commandstats(stats));
         section("errorstats", true, info_errorstats(stats));
-        section("latencystats", false, info_latencystats(stats));
+        let percentiles =
+            self.setting("latency-tracking-info-percentiles").unwrap_or("50 99 99.9").to_owned();
+        section("latencystats", false, info_latencystats(stats, &percentiles));
         section("cluster", true, "cluster_enabled:0\r\n".to_owned());
         section("keyspace", true, shards.keyspace());
         section("proxy", false, self.info_proxy(stats));
@@ -114,16 +122,23 @@ impl WorkerCore {
             ("os", std::env::consts::OS.to_owned()),
             ("arch_bits", usize::BITS.to_string()),
             ("multiplexing_api", "epoll".to_owned()),
+            ("monotonic_clock", "POSIX clock_gettime".to_owned()),
+            ("atomicvar_api", "c11-builtin".to_owned()),
+            ("gcc_version", "0.0.0".to_owned()),
             ("process_id", self.config.process_id.to_string()),
+            ("process_supervised", "no".to_owned()),
             ("run_id", self.cluster_node_id()),
             ("tcp_port", port.to_string()),
             ("server_time_usec", self.unix_us.to_string()),
             ("uptime_in_seconds", uptime_s.to_string()),
             ("uptime_in_days", (uptime_s / 86400).to_string()),
-            ("hz", "10".to_owned()),
-            ("configured_hz", "10".to_owned()),
+            ("hz", self.setting("hz").unwrap_or("10").to_owned()),
+            ("configured_hz", self.setting("hz").unwrap_or("10").to_owned()),
+            ("lru_clock", ((self.unix_us / 1_000_000) & 0xff_ffff).to_string()),
             ("executable", "holdfast".to_owned()),
             ("config_file", String::new()),
+            ("io_threads_active", "0".to_owned()),
+            ("listener0", format!("name=tcp,bind=*,port={port}")),
         ])
     }
 
@@ -138,20 +153,40 @@ impl WorkerCore {
             ("client_recent_max_output_buffer", "0".to_owned()),
             ("blocked_clients", blocked.to_string()),
             ("tracking_clients", "0".to_owned()),
-            ("clients_in_timeout_table", "0".to_owned()),
+            ("clients_in_timeout_table", blocked.to_string()),
+            ("total_blocking_keys", shards.sum("blocking_keys").to_string()),
+            ("total_blocking_keys_on_nokey", "0".to_owned()),
         ])
     }
 
     fn info_memory(&self, shards: &ShardNumbers) -> String {
         let used = shards.sum("used_memory");
+        let peak = shards.sum("used_memory_peak").max(used);
         let max = self.setting("maxmemory").unwrap_or("0").to_owned();
         lines(&[
             ("used_memory", used.to_string()),
             ("used_memory_human", human(used)),
             ("used_memory_rss", used.to_string()),
-            ("used_memory_peak", used.to_string()),
-            ("used_memory_peak_human", human(used)),
+            ("used_memory_rss_human", human(used)),
+            ("used_memory_peak", peak.to_string()),
+            ("used_memory_peak_human", human(peak)),
+            ("used_memory_peak_perc", percent(used, peak)),
+            ("used_memory_overhead", "0".to_owned()),
+            ("used_memory_startup", "0".to_owned()),
             ("used_memory_dataset", used.to_string()),
+            ("used_memory_dataset_perc", percent(used, used)),
+            ("allocator_allocated", used.to_string()),
+            ("allocator_active", used.to_string()),
+            ("allocator_resident", used.to_string()),
+            ("total_system_memory", "0".to_owned()),
+            ("total_system_memory_human", "0B".to_owned()),
+            ("used_memory_lua", shards.sum("used_memory_lua").to_string()),
+            ("used_memory_vm_eval", shards.sum("used_memory_vm_eval").to_string()),
+            ("used_memory_scripts", shards.sum("used_memory_scripts").to_string()),
+            ("used_memory_functions", shards.sum("used_memory_functions").to_string()),
+            ("number_of_cached_scripts", shards.most("number_of_cached_scripts").to_string()),
+            ("number_of_functions", shards.most("number_of_functions").to_string()),
+            ("number_of_libraries", shards.most("number_of_libraries").to_string()),
             ("maxmemory_human", human(max.parse().unwrap_or(0))),
             ("maxmemory", max),
             (
@@ -159,7 +194,17 @@ impl WorkerCore {
                 self.setting("maxmemory-policy").unwrap_or("noeviction").to_owned(),
             ),
             ("mem_fragmentation_ratio", "1.00".to_owned()),
-            ("mem_allocator", "system".to_owned()),
+            ("mem_fragmentation_bytes", "0".to_owned()),
+            ("mem_not_counted_for_evict", "0".to_owned()),
+            ("mem_replication_backlog", "0".to_owned()),
+            ("mem_clients_slaves", "0".to_owned()),
+            ("mem_clients_normal", "0".to_owned()),
+            ("mem_cluster_links", "0".to_owned()),
+            ("mem_aof_buffer", "0".to_owned()),
+            ("mem_allocator", "libc".to_owned()),
+            ("active_defrag_running", "0".to_owned()),
+            ("lazyfree_pending_objects", "0".to_owned()),
+            ("lazyfreed_objects", "0".to_owned()),
         ])
     }
 
@@ -173,8 +218,19 @@ impl WorkerCore {
             ("rdb_bgsave_in_progress", shards.sum("checkpoint_in_progress").to_string()),
             ("rdb_last_save_time", shards.least("last_checkpoint_unix_s").to_string()),
             ("rdb_last_bgsave_status", "ok".to_owned()),
+            ("rdb_last_bgsave_time_sec", "0".to_owned()),
+            ("rdb_current_bgsave_time_sec", "-1".to_owned()),
+            ("rdb_saves", shards.sum("checkpoints").to_string()),
+            ("rdb_last_cow_size", "0".to_owned()),
+            ("rdb_last_load_keys_expired", "0".to_owned()),
+            ("rdb_last_load_keys_loaded", "0".to_owned()),
             ("aof_enabled", u8::from(aof).to_string()),
             ("aof_rewrite_in_progress", "0".to_owned()),
+            ("aof_rewrite_scheduled", "0".to_owned()),
+            ("aof_last_rewrite_time_sec", "-1".to_owned()),
+            ("aof_current_rewrite_time_sec", "-1".to_owned()),
+            ("aof_last_cow_size", "0".to_owned()),
+            ("aof_rewrites", "0".to_owned()),
             ("aof_last_bgrewrite_status", "ok".to_owned()),
             ("aof_last_write_status", "ok".to_owned()),
         ])
@@ -187,7 +243,19 @@ impl WorkerCore {
             ("instantaneous_ops_per_sec", self.ops_per_second.to_string()),
             ("total_net_input_bytes", stats.net_input_bytes.to_string()),
             ("total_net_output_bytes", stats.net_output_bytes.to_string()),
+            ("total_net_repl_input_bytes", "0".to_owned()),
+            ("total_net_repl_output_bytes", "0".to_owned()),
+            ("instantaneous_input_kbps", "0.00".to_owned()),
+            ("instantaneous_output_kbps", "0.00".to_owned()),
             ("rejected_connections", stats.connections_rejected.to_string()),
+            ("sync_full", "0".to_owned()),
+            ("sync_partial_ok", "0".to_owned()),
+            ("sync_partial_err", "0".to_owned()),
+            ("expired_stale_perc", "0.00".to_owned()),
+            ("expired_time_cap_reached_count", "0".to_owned()),
+            ("evicted_clients", "0".to_owned()),
+            ("total_eviction_exceeded_time", "0".to_owned()),
+            ("current_eviction_exceeded_time", "0".to_owned()),
             ("expired_keys", shards.sum("expired_keys").to_string()),
             ("evicted_keys", shards.sum("evicted_keys").to_string()),
             ("keyspace_hits", shards.sum("keyspace_hits").to_string()),
@@ -207,6 +275,92 @@ impl WorkerCore {
             ("total_reads_processed", shards.sum("commands_read").to_string()),
             ("total_writes_processed", shards.sum("commands_written").to_string()),
         ])
+    }
+
+    /// How many copies the least copied shard has. None is named by address: a client that went
+    /// looking for a replica would find none that may answer it.
+    fn info_replication(&self, shards: &ShardNumbers) -> String {
+        let id = self.cluster_node_id();
+        lines(&[
+            ("role", "master".to_owned()),
+            ("connected_slaves", shards.least("replicas_online").to_string()),
+            ("master_failover_state", "no-failover".to_owned()),
+            ("master_replid", id),
+            ("master_replid2", "0".repeat(40)),
+            ("master_repl_offset", shards.sum("applied_index").to_string()),
+            ("second_repl_offset", "-1".to_owned()),
+            ("repl_backlog_active", "0".to_owned()),
+            ("repl_backlog_size", "1048576".to_owned()),
+            ("repl_backlog_first_byte_offset", "0".to_owned()),
+            ("repl_backlog_histlen", "0".to_owned()),
+        ])
+    }
+
+    /// Of this proxy's process.
+    fn info_cpu(&self) -> String {
+        let seconds = |us: u64| format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+        lines(&[
+            ("used_cpu_sys", seconds(self.usage.cpu_sys_us)),
+            ("used_cpu_user", seconds(self.usage.cpu_user_us)),
+            ("used_cpu_sys_children", seconds(0)),
+            ("used_cpu_user_children", seconds(0)),
+            ("used_cpu_sys_main_thread", seconds(self.usage.cpu_sys_us)),
+            ("used_cpu_user_main_thread", seconds(self.usage.cpu_user_us)),
+        ])
+    }
+
+    /// MEMORY STATS over all shards: sums, and ratios of sums.
+    fn memory_stats(&self, parts: &[Bytes], resp3: bool, out: &mut BytesMut) {
+        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+        for part in parts {
+            let Ok(Value::Array(fields)) = reply::parse(part) else { continue };
+            for pair in fields.chunks_exact(2) {
+                if let (Some(name), Value::Integer(number)) = (pair[0].as_bytes(), &pair[1]) {
+                    *sums.entry(String::from_utf8_lossy(name).into_owned()).or_default() += number;
+                }
+            }
+        }
+        let sum = |name: &str| sums.get(name).copied().unwrap_or(0);
+        let (total, keys) = (sum("total.allocated"), sum("keys.count"));
+        let peak = sum("peak.allocated").max(total);
+        let buffers: usize = self
+            .clients
+            .iter()
+            .map(|(_, client)| {
+                size_of_val(client) + client.input.capacity() + client.output.capacity()
+            })
+            .sum();
+        let integers = [
+            ("peak.allocated", peak),
+            ("total.allocated", total),
+            ("startup.allocated", 0),
+            ("replication.backlog", 0),
+            ("clients.slaves", 0),
+            ("clients.normal", buffers as i64),
+            ("cluster.links", 0),
+            ("aof.buffer", 0),
+            ("lua.caches", sum("lua.caches")),
+            ("functions.caches", sum("functions.caches")),
+            ("overhead.total", sum("overhead.total")),
+            ("keys.count", keys),
+            ("keys.bytes-per-key", total / keys.max(1)),
+            ("dataset.bytes", total - sum("overhead.total")),
+        ];
+        let ratio = |part: i64, whole: i64| part as f64 * 100.0 / whole.max(1) as f64;
+        let doubles = [
+            ("dataset.percentage", ratio(total - sum("overhead.total"), total)),
+            ("peak.percentage", ratio(total, peak)),
+            ("fragmentation", 1.0),
+        ];
+        encode::map(out, integers.len() + doubles.len(), resp3);
+        for (name, value) in integers {
+            encode::bulk(out, name.as_bytes());
+            encode::integer(out, value);
+        }
+        for (name, value) in doubles {
+            encode::bulk(out, name.as_bytes());
+            encode::double(out, value, resp3);
+        }
     }
 
     /// What only a Holdfast proxy can tell.
@@ -250,18 +404,25 @@ impl WorkerCore {
 
 fn info_commandstats(stats: &Stats) -> String {
     let mut text = String::new();
-    for (index, stats) in stats.by_command.iter().enumerate() {
-        let Some(name) = command::name_of(index as u16) else { continue };
-        if stats.calls + stats.rejected == 0 {
-            continue;
-        }
+    // Writing to a String cannot fail.
+    let mut line = |name: &str, stats: &CommandStats| {
         let per_call = stats.usec as f64 / stats.calls.max(1) as f64;
-        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "cmdstat_{name}:calls={},usec={},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}\r\n",
             stats.calls, stats.usec, stats.rejected, stats.failed
         );
+    };
+    for (index, numbers) in stats.by_command.iter().enumerate() {
+        let Some(name) = command::name_of(index as u16) else { continue };
+        let own = |sub: &str| sub.strip_prefix(name).is_some_and(|rest| rest.starts_with('|'));
+        let has_subcommands = stats.subcommands.keys().any(|sub| own(sub));
+        if numbers.calls + numbers.rejected > 0 && !has_subcommands {
+            line(name, numbers);
+        }
+    }
+    for (name, numbers) in &stats.subcommands {
+        line(name, numbers);
     }
     text
 }
@@ -273,36 +434,23 @@ fn info_errorstats(stats: &Stats) -> String {
     })
 }
 
-fn info_latencystats(stats: &Stats) -> String {
-    let at = |quantile: f64| stats.latency.value_at_quantile(quantile);
-    format!("latency_percentiles_usec_all:p50={},p99={},p99.9={}\r\n", at(0.5), at(0.99), at(0.999))
-}
-
-fn info_replication(shards: &ShardNumbers) -> String {
-    // How many copies the least copied shard has. None is named by address: a client that went
-    // looking for a replica would find none that may answer it.
-    lines(&[
-        ("role", "master".to_owned()),
-        ("connected_slaves", shards.least("replicas_online").to_string()),
-        ("master_failover_state", "no-failover".to_owned()),
-        ("master_replid", "0".repeat(40)),
-        ("master_replid2", "0".repeat(40)),
-        ("master_repl_offset", shards.sum("applied_index").to_string()),
-        ("second_repl_offset", "-1".to_owned()),
-        ("repl_backlog_active", "0".to_owned()),
-        ("repl_backlog_size", "0".to_owned()),
-        ("repl_backlog_first_byte_offset", "0".to_owned()),
-        ("repl_backlog_histlen", "0".to_owned()),
-    ])
-}
-
-fn info_cpu() -> String {
-    lines(&[
-        ("used_cpu_sys", "0.000000".to_owned()),
-        ("used_cpu_user", "0.000000".to_owned()),
-        ("used_cpu_sys_children", "0.000000".to_owned()),
-        ("used_cpu_user_children", "0.000000".to_owned()),
-    ])
+/// Percentiles by command, as `latency-tracking-info-percentiles` names them.
+fn info_latencystats(stats: &Stats, percentiles: &str) -> String {
+    let mut text = String::new();
+    for (index, latency) in stats.latencies.iter().enumerate() {
+        let (Some(name), Some(latency)) = (command::name_of(index as u16), latency) else {
+            continue;
+        };
+        let _ = write!(text, "latency_percentiles_usec_{name}:");
+        for (at, percentile) in percentiles.split_ascii_whitespace().enumerate() {
+            let quantile = percentile.parse::<f64>().unwrap_or(0.0) / 100.0;
+            let value = latency.value_at_quantile(quantile);
+            let comma = if at > 0 { "," } else { "" };
+            let _ = write!(text, "{comma}p{percentile}={value}.000");
+        }
+        text.push_str("\r\n");
+    }
+    text
 }
 
 fn lines(fields: &[(&str, String)]) -> String {
@@ -320,6 +468,10 @@ fn title(section: &str) -> String {
             first.to_ascii_uppercase() + rest
         }
     }
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    format!("{:.2}%", part as f64 * 100.0 / whole.max(1) as f64)
 }
 
 /// As Redis shows byte counts to people: `1.50M`.

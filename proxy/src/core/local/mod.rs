@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod connection;
 mod info;
+mod latency;
 mod server;
 
 pub(crate) use connection::help;
@@ -31,6 +32,8 @@ pub(crate) enum Handler {
     /// As [`Handler::Data`], and can be split over shards.
     Spread(Spread),
     Local(LocalCommand),
+    /// Goes to the shard of the slot that it names.
+    Slot,
     /// Needs numbers of every shard.
     Gather(Gather),
     /// EVAL and FCALL in their forms.
@@ -52,6 +55,7 @@ pub(crate) enum Handler {
 pub(crate) enum Gather {
     Info,
     Slowlog,
+    MemoryStats,
 }
 
 impl Handler {
@@ -69,6 +73,18 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn handler(&self, index: u16) -> Handler {
         self.handlers.get(index as usize).copied().unwrap_or(Handler::Unsupported)
+    }
+
+    /// What is done with a subcommand whose container goes to a shard.
+    pub(crate) fn handler_of_subcommand(&self, spec: &CommandSpec) -> Handler {
+        match spec.name {
+            "memory|stats" => Handler::Gather(Gather::MemoryStats),
+            "memory|doctor" | "memory|purge" | "memory|malloc-stats" | "memory|help" => {
+                Handler::Local(server::memory)
+            }
+            "cluster|countkeysinslot" | "cluster|getkeysinslot" => Handler::Slot,
+            _ => self.handler(spec.index),
+        }
     }
 
     /// What is done with a command that the table says is not executed: some of them have an
@@ -154,7 +170,9 @@ fn local_command(name: &str) -> Option<LocalCommand> {
         "wait" => server::wait,
         "waitaof" => server::waitaof,
         "lolwut" => server::lolwut,
-        "latency" => server::latency,
+        "latency" => latency::latency,
+        "debug" => server::debug,
+        "monitor" => server::monitor,
         "lastsave" => server::lastsave,
         "role" => server::role,
         "cluster" => cluster::cluster,
@@ -170,6 +188,8 @@ pub(crate) fn run_of(name: &[u8]) -> Option<LocalCommand> {
         _ => None,
     }
 }
+
+pub(crate) use latency::LatencyMonitor;
 
 /// The name of a command by its index in the table.
 pub(crate) use command::name_of;

@@ -59,38 +59,107 @@ pub(super) fn lolwut(_: &mut WorkerCore, _: u32, _: &RawRequest, out: &mut Bytes
     encode::bulk(out, text.as_bytes());
 }
 
-pub(super) fn latency(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
+pub(super) fn monitor(core: &mut WorkerCore, index: u32, _: &RawRequest, out: &mut BytesMut) {
+    core.begin_monitor(index);
+    encode::ok(out);
+}
+
+/// MEMORY DOCTOR, PURGE, MALLOC-STATS.
+pub(super) fn memory(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
     let resp3 = core.clients.get(index).is_some_and(|client| client.resp3);
     match request.arg(1).to_ascii_lowercase().as_slice() {
-        b"latest" | b"history" => encode::array(out, 0),
-        b"reset" => encode::integer(out, 0),
         b"doctor" => encode::verbatim(
             out,
             b"txt",
-            b"I'm sorry, Dave, I can't do that. Latency monitoring is disabled in this instance.\n",
+            b"Hi Sam, I can't find any memory issue in your instance. I can only account for what \
+              occurs on this base.\n",
             resp3,
         ),
-        b"graph" => encode::error(out, "ERR No samples available for event"),
-        b"histogram" => encode::map(out, 0, resp3),
-        b"help" => help(
-            out,
-            &[
-                "LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "DOCTOR",
-                "    Return a human readable latency analysis report.",
-                "HISTORY <event>",
-                "    Return time-latency samples for the <event> class.",
-                "LATEST",
-                "    Return the latest latency samples for all events.",
-                "RESET [<event> ...]",
-                "    Reset latency data of one or more <event> classes.",
-                "HELP",
-                "    Print this help.",
-            ],
-        ),
-        _ => unknown_subcommand("latency", request, out),
+        // Nodes give memory back by themselves.
+        b"purge" => encode::ok(out),
+        b"malloc-stats" => encode::bulk(out, b"Stats not supported for the current allocator"),
+        b"help" => help(out, MEMORY_HELP),
+        _ => unknown_subcommand("memory", request, out),
     }
 }
+
+const MEMORY_HELP: &[&str] = &[
+    "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "DOCTOR",
+    "    Return memory problems reports.",
+    "MALLOC-STATS",
+    "    Return internal statistics report from the memory allocator.",
+    "PURGE",
+    "    Attempt to purge dirty pages for reclamation by the allocator.",
+    "STATS",
+    "    Return information about the memory usage of the server.",
+    "USAGE <key> [SAMPLES <count>]",
+    "    Return memory in bytes used by <key> and its value. Nested values are",
+    "    sampled up to <count> times (default: 5, 0 means sample all).",
+    "HELP",
+    "    Print this help.",
+];
+
+/// What test suites use of DEBUG, when the operator allows it (`enable-debug-command`).
+pub(super) fn debug(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
+    let allowed = match core.setting("enable-debug-command") {
+        Some("yes") => true,
+        Some("local") => {
+            core.clients.get(index).is_some_and(|client| client.addr.ip().is_loopback())
+        }
+        _ => false,
+    };
+    if !allowed {
+        return encode::error(out, respond::DEBUG_NOT_ALLOWED);
+    }
+    match request.arg(1).to_ascii_lowercase().as_slice() {
+        b"sleep" if request.len() == 3 => match number::<f64>(request.arg(2)) {
+            Some(seconds) if seconds.is_finite() && seconds >= 0.0 => core.sleep(index, seconds),
+            _ => encode::error(out, "ERR value is not a valid float"),
+        },
+        b"error" if request.len() == 3 => {
+            encode::error(out, &String::from_utf8_lossy(request.arg(2)));
+        }
+        b"stringmatch-len" if request.len() == 4 => match number::<usize>(request.arg(2)) {
+            Some(len) if len <= 1024 * 1024 => {
+                let found = holdfast_proto::glob::matches(request.arg(3), &vec![b'a'; len]);
+                encode::integer(out, i64::from(found));
+            }
+            _ => encode::error(out, respond::NOT_AN_INTEGER),
+        },
+        // Nothing to do here: expiry is decided by the primaries, nodes load only what they wrote,
+        // and there is no replication id.
+        b"set-active-expire"
+        | b"reload"
+        | b"loadaof"
+        | b"change-repl-id"
+        | b"jmap"
+        | b"quicklist-packed-threshold"
+        | b"set-disable-deny-scripts" => encode::ok(out),
+        b"help" => help(out, DEBUG_HELP),
+        _ => {
+            let sub = String::from_utf8_lossy(request.arg(1));
+            let text = format!(
+                "ERR unknown subcommand or wrong number of arguments for '{sub}'. Try DEBUG HELP."
+            );
+            encode::error(out, &text);
+        }
+    }
+}
+
+const DEBUG_HELP: &[&str] = &[
+    "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "ERROR <string>",
+    "    Return a Redis protocol error with <string> as message.",
+    "SLEEP <seconds>",
+    "    Answer this client after <seconds>; others are not delayed. Decimals allowed.",
+    "STRINGMATCH-LEN <length> <pattern>",
+    "    Match <pattern> against a string of <length> letters.",
+    "CHANGE-REPL-ID | LOADAOF | RELOAD | SET-ACTIVE-EXPIRE <0|1>",
+    "    Accepted without effect.",
+    "HELP",
+    "    Print this help.",
+];
 
 /// Nodes save by themselves; every acknowledged write is on a majority now.
 pub(super) fn lastsave(core: &mut WorkerCore, _: u32, _: &RawRequest, out: &mut BytesMut) {

@@ -160,11 +160,13 @@ fn cluster_and_sentinel_clients_are_sent_here() {
 }
 
 #[test]
-fn families_to_come_say_so() {
+fn what_the_cluster_does_itself_is_refused() {
     let mut world = World::new(1);
     let client = world.client();
-    let told = ask(&mut world, client, "MONITOR");
-    assert!(told.contains("not supported yet"), "{told}");
+    for command in ["SYNC", "FAILOVER", "REPLICAOF no one"] {
+        let told = ask(&mut world, client, command);
+        assert!(told.contains("Holdfast does this itself"), "{command}: {told}");
+    }
 }
 
 #[test]
@@ -371,4 +373,100 @@ fn streams_are_routed_by_their_keys() {
         world.reply(1, &sent, "*-1\r\n");
         assert_eq!(world.told(client), "*-1\r\n");
     }
+}
+
+#[test]
+fn monitors_are_told_what_others_run() {
+    let mut world = World::new(1);
+    let (watcher, client) = (world.client(), world.client());
+    assert_eq!(ask(&mut world, watcher, "MONITOR"), "+OK\r\n");
+    assert_eq!(world.take_actions().last(), Some(&Action::Monitoring { on: true }));
+    world.send(client, "SELECT 2\nGET a\"b\nAUTH x\nCONFIG GET x");
+    let told = world.told(watcher);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    assert!(lines[2].ends_with("\"AUTH\" \"(redacted)\""), "{told}");
+    assert!(lines[0].ends_with("[0 10.0.0.1:1234] \"SELECT\" \"2\""), "{told}");
+    assert!(lines[1].ends_with("[2 10.0.0.1:1234] \"GET\" \"a\\\"b\""), "{told}");
+    // What other workers' clients run.
+    world.core.monitored(&Bytes::from_static(b"+1.000000 [0 x] \"PING\"\r\n"));
+    assert_eq!(world.told(watcher), "+1.000000 [0 x] \"PING\"\r\n");
+    assert!(ask(&mut world, watcher, "RESET").ends_with("+RESET\r\n"));
+    world.send(client, "PING");
+    assert_eq!(world.told(watcher), "");
+    assert_eq!(world.take_actions().last(), Some(&Action::Monitoring { on: false }));
+    // Clients of other workers watch: they get the line through the shell.
+    world.core.set_monitors_elsewhere(true);
+    world.send(client, "PING");
+    assert!(matches!(world.take_actions().last(), Some(Action::Monitored { .. })));
+}
+
+#[test]
+fn debug_is_for_test_suites_only() {
+    let mut world = World::new(1);
+    let client = world.client();
+    assert!(
+        ask(&mut world, client, "DEBUG SLEEP 1").starts_with("-ERR DEBUG command not allowed.")
+    );
+    let mut allowed = topology(1, "");
+    allowed.version = 2;
+    let settings = settings(&[("enable-debug-command", "yes")]);
+    allowed.spec.as_mut().unwrap().settings.extend(settings);
+    let now = world.now();
+    world.core.topology(Arc::new(allowed), now);
+    assert_eq!(ask(&mut world, client, "DEBUG ERROR OOPS"), "-OOPS\r\n");
+    assert_eq!(ask(&mut world, client, "DEBUG STRINGMATCH-LEN 10 *b"), ":0\r\n");
+    world.send(client, "DEBUG SLEEP 0.5\nPING");
+    world.pass(400, &[0, 1, 2]);
+    assert_eq!(world.told(client), "");
+    world.pass(200, &[0, 1, 2]);
+    assert_eq!(world.told(client), "+OK\r\n+PONG\r\n");
+}
+
+#[test]
+fn latency_is_shown_by_command_and_by_event() {
+    let mut world = World::new(1);
+    let mut watched = topology(1, "");
+    watched.version = 2;
+    let settings = settings(&[("latency-monitor-threshold", "50")]);
+    watched.spec.as_mut().unwrap().settings.extend(settings);
+    let now = world.now();
+    world.core.topology(Arc::new(watched), now);
+    let client = world.client();
+    for milliseconds in [10, 100] {
+        world.send(client, "GET a");
+        let sent = world.received_one(0);
+        world.pass(milliseconds, &[0, 1, 2]);
+        world.reply(0, &sent, "$-1\r\n");
+    }
+    world.told(client);
+    let latest = ask(&mut world, client, "LATENCY LATEST");
+    assert!(latest.starts_with("*1\r\n*4\r\n$12\r\nfast-command\r\n:"), "{latest}");
+    assert!(latest.ends_with(":100\r\n:100\r\n"), "{latest}");
+    let histogram = ask(&mut world, client, "LATENCY HISTOGRAM get set");
+    assert!(histogram.starts_with("*2\r\n$3\r\nget\r\n*4\r\n$5\r\ncalls\r\n:2\r\n"), "{histogram}");
+    assert_eq!(ask(&mut world, client, "LATENCY RESET\nLATENCY LATEST"), ":1\r\n*0\r\n");
+    assert!(ask(&mut world, client, "LATENCY GRAPH x").starts_with("-ERR No samples"));
+    world.send(client, "INFO latencystats commandstats");
+    let sent = world.received_one(0);
+    world.reply(0, &sent, "$8\r\nkeys:0\r\n\r\n");
+    let info = world.told(client);
+    assert!(info.contains("latency_percentiles_usec_get:p50="), "{info}");
+    assert!(info.contains("cmdstat_latency|latest:calls=2,"), "{info}");
+}
+
+#[test]
+fn a_slot_is_asked_about_where_it_is() {
+    let mut world = World::new(3);
+    let client = world.client();
+    world.send(client, "CLUSTER COUNTKEYSINSLOT 16000");
+    assert_eq!(texts(&world.received(2)), ["CLUSTER COUNTKEYSINSLOT 16000"]);
+    let other = world.client();
+    world.send(other, "CLUSTER GETKEYSINSLOT 0 10");
+    assert_eq!(texts(&world.received(0)), ["CLUSTER GETKEYSINSLOT 0 10"]);
+    let third = world.client();
+    let bad = "-ERR Invalid or out of range slot\r\n";
+    assert_eq!(ask(&mut world, third, "CLUSTER COUNTKEYSINSLOT 16384"), bad);
+    let bad = "-ERR Invalid slot or number of keys\r\n";
+    assert_eq!(ask(&mut world, third, "CLUSTER GETKEYSINSLOT 0 -1"), bad);
 }

@@ -268,10 +268,10 @@ fn wrong_settings_change_nothing() {
         assert!(matches!(apply(&mut state, set(wrong)), Err(Rejection::Invalid(_))), "{wrong:?}");
         assert_eq!(state, before);
     }
-    apply(&mut state, set(&[("maxmemory", "1GB"), ("hash-max-ziplist-value", "9")])).unwrap();
+    apply(&mut state, set(&[("maxmemory", "1GB"), ("lua-time-limit", "9")])).unwrap();
     let spec = state.topology().unwrap().spec.as_ref().unwrap();
     assert_eq!(spec.settings.get("maxmemory").map(String::as_str), Some("1073741824"));
-    assert_eq!(spec.settings.get("hash-max-listpack-value").map(String::as_str), Some("9"));
+    assert_eq!(spec.settings.get("busy-reply-threshold").map(String::as_str), Some("9"));
 }
 
 #[test]
