@@ -1,6 +1,6 @@
 //! Runs every fuzz target: the kept corpus, then seeded mutations of it.
 //!
-//! - `HOLDFAST_FUZZ_ROUNDS`: mutated inputs per target (default 1500, a few seconds in all).
+//! - `HOLDFAST_FUZZ_ROUNDS`: mutated inputs per target (default 400).
 //! - `HOLDFAST_FUZZ_SECONDS`: instead, so many seconds per target.
 //! - `HOLDFAST_FUZZ_SEED`: where the mutations begin (default 1).
 //! - `HOLDFAST_FUZZ_KEEP=1`: adds inputs that did something new to the corpus.
@@ -62,7 +62,7 @@ fn write(folder: &Path, prefix: &str, input: &[u8]) -> PathBuf {
 fn fuzz(target: &Target) {
     let mut rng = Rng(setting("SEED").unwrap_or(1));
     let seconds = setting("SECONDS").map(Duration::from_secs);
-    let rounds = setting("ROUNDS").unwrap_or(1500);
+    let rounds = setting("ROUNDS").unwrap_or(400);
     let keep = setting("KEEP").is_some();
     let mut pool = (target.seeds)();
     pool.extend(corpus(target));

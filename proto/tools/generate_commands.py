@@ -79,9 +79,7 @@ FLAGS_REMOVED = {"wait": {"noscript"}}
 # --- Which commands work here. ---
 
 NOT_YET_GROUPS = set()
-NOT_YET = set("""
-
-""".split())
+NOT_YET = set()
 REFUSED = set("""
 replicaof slaveof sync psync replconf module failover shutdown save bgsave bgrewriteaof migrate
 restore-asking asking script|debug

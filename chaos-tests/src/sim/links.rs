@@ -229,7 +229,11 @@ impl World {
             }
             Action::RenewSession => self.renew_session(at),
             // No client here asks for what these bring.
-            Action::AskPeers { .. } | Action::Propose { .. } | Action::OutageOver { .. } => {}
+            Action::AskPeers { .. }
+            | Action::Monitoring { .. }
+            | Action::Monitored { .. }
+            | Action::Propose { .. }
+            | Action::OutageOver { .. } => {}
         }
     }
 

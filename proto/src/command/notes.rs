@@ -11,6 +11,7 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "reads through it are writes of the log, as the command may write; BITFIELD_RO is not",
     ),
     ("client|no-evict", "accepted; the proxy evicts no clients for memory"),
+    ("client|tracking", "REDIRECT only to a client of the same proxy worker"),
     ("cluster|info", "the view of one node that owns every slot: the proxy"),
     ("cluster|links", "empty: the proxy has no cluster bus"),
     ("cluster|nodes", "the view of one node that owns every slot: the proxy"),
