@@ -30,7 +30,7 @@ pub struct SimArgs {
     /// `deliberate-bugs`.
     #[arg(long, conflicts_with = "seed")]
     bugs: bool,
-    /// With --bugs: begin with the seeds that are known to notice, to be done in a minute.
+    /// With --bugs: try fewer seeds for each.
     #[arg(long)]
     quick: bool,
     /// With --bugs: only this one.
