@@ -586,7 +586,20 @@ impl Keys<'_> {
         self.find_to_change(key).map(Entry::value_mut)
     }
 
-    /// A key's value without counting (TYPE, OBJECT, TTL and internal checks).
+    /// Whether a key exists, counted as a hit or a miss, without touching its access time (Redis's
+    /// `lookupKeyRead` with `LOOKUP_NOTOUCH`: TYPE, TTL).
+    pub(crate) fn look(&mut self, key: &[u8]) -> bool {
+        let found = self.find_unused(key).is_some();
+        if found {
+            self.space.stats.hits += 1;
+        } else {
+            self.space.stats.misses += 1;
+            self.notify(EventClasses::KEY_MISS, "keymiss", key);
+        }
+        found
+    }
+
+    /// A key's value without counting (OBJECT and internal checks).
     pub(crate) fn peek(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
         self.find_unused(key).map(|entry| entry.value())
     }

@@ -385,12 +385,12 @@ impl World {
 
 fn is_outage(value: &Value) -> bool {
     let Value::Error(text) = value else { return false };
-    [&b"CLUSTERDOWN"[..], b"TRYAGAIN", b"EXECABORT"].iter().any(|code| text.starts_with(code))
+    [&b"CLUSTERDOWN"[..], b"OUTCOMEUNKNOWN", b"EXECABORT"].iter().any(|code| text.starts_with(code))
 }
 
 fn classify(value: &Value) -> Outcome {
     match value {
-        Value::Error(text) if text.starts_with(b"TRYAGAIN") => Outcome::Unknown,
+        Value::Error(text) if text.starts_with(b"OUTCOMEUNKNOWN") => Outcome::Unknown,
         // EXECABORT: a command of the transaction was refused when it was queued.
         refused if is_outage(refused) => Outcome::Refused,
         other => Outcome::Done(other.clone()),

@@ -39,6 +39,8 @@ use super::world::{Event, World, spec};
 
 /// As the sentinel's driver has them; the log is cut much earlier.
 const TICK_EVERY: u64 = 1;
+/// As `sentinel/src/driver.rs` sets them.
+const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 7;
 const LEASE_RENEWAL: Duration = Duration::from_secs(3600);
 const SNAPSHOT_EVERY: u64 = 24;
@@ -213,6 +215,7 @@ impl Sentinel {
         let mut config = ReplicaConfig::new(ShardId::METADATA, own, local, seed);
         config.founding_voters = (1..=self.members as u64).map(RaftId).collect();
         config.tick = HEARTBEAT_INTERVAL;
+        config.heartbeat_ticks = HEARTBEAT_TICKS;
         config.election_ticks = ELECTION_TICKS;
         config.lease_renewal = LEASE_RENEWAL;
         config.cache_bytes = 4_000;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_consensus::Role;
 use holdfast_consensus::testing::Rng;
 use holdfast_node::sim::Part;
 use holdfast_proto::ids::{LogIndex, ShardId};
@@ -610,10 +611,16 @@ impl World {
         };
         *state = paused;
         if let Proc::Node(at) = proc {
+            // Not one that only has yet to learn that it leads no more.
+            let led = self.machines.iter().any(|machine| {
+                let role = machine.process.as_ref().and_then(|process| process.role(ShardId(1)));
+                !machine.paused && role.is_some_and(|(_, _, role)| role == Role::Leader)
+            });
             let machine = &mut self.machines[at];
             if paused {
                 let heard = self.now - machine.heard_leader_at;
-                machine.rested = self.plan.shards == 1
+                machine.rested = led
+                    && self.plan.shards == 1
                     && self.plan.clocks == super::plan::Clocks::WithinMargin
                     && heard < Duration::from_millis(150);
             } else {

@@ -145,7 +145,7 @@ fn write(
         let new = field.fit(wanted, overflow);
         if let Some(new) = new {
             field.set(bytes, offset, new);
-            changed = true;
+            changed |= new != old;
         }
         results.push(new.map(|new| if replies_old { old } else { new }));
     }

@@ -195,6 +195,7 @@ fn pexpiretime(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
 /// -2 without key, -1 without expiry.
 fn reply_time(ctx: &mut Ctx<'_>, key: &[u8], show: fn(u64, u64) -> u64) -> CommandResult {
     let now_ms = ctx.keys.now_ms();
+    ctx.keys.look(key);
     let shown = match ctx.keys.expire_at(key) {
         None => -2,
         Some(None) => -1,

@@ -36,7 +36,9 @@ fn exists(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
 }
 
 fn type_name(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
-    let name = ctx.keys.peek(args[1]).map_or("none", |value| value.type_name());
+    let found = ctx.keys.look(args[1]);
+    let name = if found { ctx.keys.peek(args[1]).map(|value| value.type_name()) } else { None };
+    let name = name.unwrap_or("none");
     ctx.reply.simple(name);
     Ok(())
 }
