@@ -38,6 +38,7 @@ impl Endpoint {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--save", "", "--dir", "/tmp", "--hz", "100"])
+            .args(["--enable-debug-command", "yes"])
             // SORT ALPHA compares by locale.
             .env("LC_ALL", "C")
             .stdout(Stdio::null())
