@@ -41,7 +41,9 @@ const WRITE_FILL: usize = 4 << 20;
 /// Pause before dialing again, doubled after each failure up to the maximum.
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_millis(500);
-/// Limits how long a dial or a hello may take.
+/// Below the second after which TCP repeats a lost SYN: the next dial comes sooner.
+const DIAL_MAX: Duration = Duration::from_millis(500);
+/// Limits how long a hello may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 
 /// Options of the transport.
@@ -358,8 +360,8 @@ impl Dialer {
 
     async fn dial(&self) -> io::Result<TcpStream> {
         let dial = TcpStream::connect(self.peer.addr.as_str());
-        let mut stream = timeout(HANDSHAKE_MAX, dial).await??;
-        stream.set_nodelay(true)?;
+        let mut stream = timeout(DIAL_MAX, dial).await??;
+        holdfast_proto::tcp::prepare_internal(&stream)?;
         let cfg = &self.shared.cfg;
         let hello = PeerHello {
             cluster_id: cfg.cluster_id.clone(),
@@ -455,7 +457,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 async fn receive(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    holdfast_proto::tcp::prepare_internal(&stream)?;
     let mut buf = BytesMut::with_capacity(64 << 10);
     let hello = read_frame(&mut stream, &mut buf, HELLO_LEN_MAX);
     let hello = timeout(HANDSHAKE_MAX, hello).await??;

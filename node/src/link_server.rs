@@ -59,7 +59,7 @@ pub(crate) async fn serve(node: Arc<NodeShared>, listener: TcpListener) {
 }
 
 async fn run_link(node: Arc<NodeShared>, stream: TcpStream) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
+    holdfast_proto::tcp::prepare_internal(&stream)?;
     let (mut read, mut write) = stream.into_split();
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let hello = tokio::time::timeout(HELLO_TIMEOUT, read_hello(&node, &mut read, &mut buffer));

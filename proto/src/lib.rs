@@ -5,7 +5,8 @@
 //! [`resp`] is the Redis protocol; [`command`] is the table of every Redis 7.2 command and
 //! [`parameters`] that of CONFIG's parameters; [`acl`] says what users may do, [`placement`] which keys
 //! share a slot by rule; [`sha1`] names scripts; [`sentinel_client`] calls the sentinels' service and
-//! follows the cluster's topology; [`settings`] is what all configuration files have in common;
+//! follows the cluster's topology; [`settings`] is what all configuration files have in common; [`tcp`]
+//! how soon a broken path between two processes is noticed;
 //! [`v1`] holds the gRPC services and messages generated from `proto/holdfast.proto`.
 
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod sentinel_client;
 pub mod settings;
 pub mod sha1;
 pub mod slot;
+pub mod tcp;
 
 /// gRPC services and messages (generated from `proto/holdfast.proto`).
 #[allow(clippy::all, unreachable_pub, missing_docs)]

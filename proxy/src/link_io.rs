@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 
 /// Answers are read in pieces of this size at most.
 const READ_BYTES: usize = 256 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Below the second after which TCP repeats a lost SYN: the next attempt comes sooner.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between attempts: a node that restarts is back within a second or so, and is to be found soon.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(250);
@@ -54,7 +55,7 @@ async fn connect(addr: &str) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
+    holdfast_proto::tcp::prepare_internal(&stream)?;
     Ok(stream)
 }
 
