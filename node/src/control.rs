@@ -1,6 +1,6 @@
 //! The services that sentinels and other nodes call: orders, and checkpoints to fetch.
 
-use crate::checkpoint_files;
+use crate::checkpoint_files::{self, CheckpointFile};
 use crate::consensus_loop::{Input, Order, OrderReply, OrderResult};
 use crate::executor;
 use crate::host::HostEvent;
@@ -203,7 +203,14 @@ impl CheckpointSource for Control {
         let file = std::fs::File::open(checkpoint_files::rdb_path(&folder, index))
             .map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || send_chunks(file, meta.len_bytes, &sender));
+        let executor = self.node.shards.get(ShardId(request.shard)).map(|handle| handle.executor);
+        tokio::task::spawn_blocking(move || {
+            if send_chunks(file, meta, &sender).is_err()
+                && let Some(executor) = executor
+            {
+                executor.send(executor::Input::CheckpointDamaged(index));
+            }
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -244,17 +251,27 @@ impl Service<http::Request<Body>> for Services {
     }
 }
 
+/// The bytes on this disk are not those that were written.
+struct Damaged;
+
 fn send_chunks(
     mut file: std::fs::File,
-    total_len: u64,
+    meta: CheckpointFile,
     chunks: &mpsc::Sender<Result<v1::PullChunk, Status>>,
-) {
-    let mut offset = 0;
+) -> Result<(), Damaged> {
+    let total_len = meta.len_bytes;
+    let (mut offset, mut crc) = (0, crc32fast::Hasher::new());
     loop {
         let mut data = Vec::with_capacity(CHUNK_BYTES);
         let chunk = match (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut data) {
-            Ok(0) => return,
+            Ok(0) if crc.clone().finalize() == meta.crc32 => return Ok(()),
+            Ok(0) => {
+                // Whoever pulls must not take it for a whole one.
+                let _ = chunks.blocking_send(Err(Status::data_loss("the checkpoint is damaged")));
+                return Err(Damaged);
+            }
             Ok(len) => {
+                crc.update(&data);
                 let crc32 = crc32fast::hash(&data);
                 let total_len = if offset == 0 { total_len } else { 0 };
                 let chunk = v1::PullChunk { offset, data: data.into(), total_len, crc32 };
@@ -266,7 +283,7 @@ fn send_chunks(
         let failed = chunk.is_err();
         // A receiver that went away pulls again when it wants.
         if chunks.blocking_send(chunk).is_err() || failed {
-            return;
+            return Ok(());
         }
     }
 }

@@ -77,9 +77,8 @@ impl SimCheckpoints {
         }
     }
 
-    /// A checkpoint as the leader's node sends it, which does not look at what is in it.
-    pub fn read(&self, shard: ShardId, index: LogIndex) -> Option<Vec<u8>> {
-        lock(&self.files).get(&(shard, index)).map(|file| file.bytes.clone())
+    fn read(&self, shard: ShardId, index: LogIndex) -> Option<SimFile> {
+        lock(&self.files).get(&(shard, index)).cloned()
     }
 
     /// A pulled checkpoint becomes durable.
@@ -547,6 +546,18 @@ impl SimNode {
             true => Input::Fetched { shard, index },
             false => Input::FetchFailed { shard, index },
         });
+    }
+
+    /// A checkpoint as this node sends it to another one; a damaged one is not sent, and replaced.
+    pub fn serve_checkpoint(&self, shard: ShardId, index: LogIndex) -> Option<Vec<u8>> {
+        let file = self.checkpoints.read(shard, index)?;
+        if crc32fast::hash(&file.bytes) == file.crc32 {
+            return Some(file.bytes);
+        }
+        if let Some(hosted) = self.hosted.get(&shard) {
+            hosted.inbox.send(executor::Input::CheckpointDamaged(index));
+        }
+        None
     }
 
     /// An operator wants a checkpoint.

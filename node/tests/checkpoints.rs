@@ -62,6 +62,18 @@ fn change(
 
 #[test]
 fn a_new_replica_is_fetched_from_the_primary_and_replaces_a_lost_one() {
+    replace_a_lost_replica(false);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_not_sent_but_taken_again() {
+    let logs = replace_a_lost_replica(true);
+    assert!(logs.contains("is damaged, another one is taken"), "{logs}");
+    // The new replica never loaded it, which would have ended its process.
+    assert!(!logs.contains("cannot be loaded"), "{logs}");
+}
+
+fn replace_a_lost_replica(damaged: bool) -> String {
     let mut cluster = Cluster::start_with_spares(4, 1, 1, PersistenceMode::AofEverysec);
     let topology = cluster.topology.clone();
     let mut client = Client::new(&topology, 1, 1);
@@ -69,6 +81,10 @@ fn a_new_replica_is_fetched_from_the_primary_and_replaces_a_lost_one() {
         client.write(&[b"SET", format!("key:{i}").as_bytes(), &[b'x'; 1000]]);
     }
     let primary = client.primary();
+    if damaged {
+        // Before it can fetch anything.
+        cluster.kill(4);
+    }
     let lost = (1..=3).find(|id| *id != primary).unwrap();
     cluster.kill(lost);
     let new_id = 199;
@@ -84,8 +100,19 @@ fn a_new_replica_is_fetched_from_the_primary_and_replaces_a_lost_one() {
     });
     let reply = change(&cluster, primary, vec![], vec![new_id], vec![]);
     assert!(reply.done, "{reply:?}");
+    if damaged {
+        client.write(&[b"INCR", b"newer"]);
+        let index = cluster.checkpoint(primary, 1);
+        let path = cluster.checkpoint_path(primary, 1, index);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        cluster.start_node(4);
+    }
     let applied = "holdfast_applied_log_index";
-    wait_until("the new replica to catch up", Duration::from_secs(15), || {
+    // The primary offers a snapshot again 10 s after one that was not taken.
+    wait_until("the new replica to catch up", Duration::from_secs(60), || {
         cluster.metric(4, applied) >= cluster.metric(primary, applied)
     });
     let reply = change(&cluster, primary, vec![new_id], vec![], vec![100 + lost]);
@@ -100,6 +127,7 @@ fn a_new_replica_is_fetched_from_the_primary_and_replaces_a_lost_one() {
     client.link = None;
     assert_eq!(client.write(&[b"INCR", b"n"]), ":2\r\n");
     assert_eq!(client.read(&[b"STRLEN", b"key:999"]), ":1000\r\n");
+    cluster.logs()
 }
 
 #[test]

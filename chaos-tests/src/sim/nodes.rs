@@ -250,8 +250,14 @@ impl World {
                     && !self.is_cut(Proc::Node(at), Proc::Node(from - 1))
                     && !self.is_cut(Proc::Node(from - 1), Proc::Node(at));
                 let bytes = reachable
-                    .then(|| self.machines[from - 1].checkpoints.read(shard, index))
+                    .then(|| {
+                        let process = self.machines[from - 1].process.as_ref()?;
+                        process.serve_checkpoint(shard, index)
+                    })
                     .flatten();
+                if reachable {
+                    self.arrange(from - 1);
+                }
                 let delay = Duration::from_micros(500 + self.rng.below(40_000));
                 self.after(delay, Event::Pulled { node: at, inc, shard, index, bytes });
             }

@@ -137,6 +137,15 @@ impl CheckpointJob {
         self.answers.extend(answer);
     }
 
+    /// The newest file cannot be read back: it is as if it had not been taken.
+    pub(super) fn damaged(&mut self, index: LogIndex) {
+        tracing::error!(%index, "a checkpoint on disk is damaged, another one is taken");
+        if index == self.last_index {
+            self.last_index = LogIndex(index.0.saturating_sub(1));
+        }
+        self.wanted = true;
+    }
+
     /// Entries were applied.
     pub(super) fn count(&mut self, records: u64, log_bytes: u64) {
         self.changes += records;

@@ -62,6 +62,8 @@ pub(crate) enum Input {
     /// if wanted, comes when the file is durable.
     Checkpoint(Option<tokio::sync::oneshot::Sender<LogIndex>>),
     CheckpointEnded(Result<CheckpointFile, String>),
+    /// The file of this checkpoint is not what was written: another one must take its place.
+    CheckpointDamaged(LogIndex),
     /// These read tokens get no point: the leadership went.
     ReadsFailed(Vec<u64>),
     /// A checkpoint that was pulled from the leader takes the place of the state.
@@ -217,6 +219,7 @@ impl Executor {
             Input::RoleChanged => self.take_role(),
             Input::Checkpoint(answer) => self.checkpoint.want(answer),
             Input::CheckpointEnded(result) => self.end_checkpoint(result),
+            Input::CheckpointDamaged(index) => self.checkpoint.damaged(index),
             Input::ReadsFailed(tokens) => self.refuse_rounds(&tokens),
             Input::Restore(index) => self.restore(index),
             Input::Settings(spec) => self.take_settings(&spec),

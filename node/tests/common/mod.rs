@@ -274,6 +274,10 @@ impl Cluster {
         self.control(id, async |mut client| client.checkpoint(request).await).unwrap().index
     }
 
+    pub fn checkpoint_path(&self, id: u64, shard: u32, index: u64) -> PathBuf {
+        self.dir(id).join(format!("data/shard-{shard}/checkpoint-{index}.rdb"))
+    }
+
     pub fn link_addr(&self, id: u64) -> &str {
         &self.topology.nodes[id as usize - 1].link_addr
     }
