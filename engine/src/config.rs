@@ -37,7 +37,7 @@ impl EncodingLimits {
     /// The defaults of Redis 7.2.
     pub const REDIS: Self = Self {
         list_max_listpack_bytes: 8 * 1024,
-        hash_max_listpack_entries: 128,
+        hash_max_listpack_entries: 512,
         hash_max_listpack_value: 64,
         set_max_intset_entries: 512,
         set_max_listpack_entries: 128,

@@ -125,7 +125,7 @@ pub const PARAMETERS: &[Parameter] = &[
     fixed("dir", "/"),
     cluster("dynamic-hz", Kind::Bool, "yes"),
     operator("enable-debug-command", Kind::Choice(&["no", "yes", "local"]), "no"),
-    known_as(fixed("hash-max-listpack-entries", "128"), "hash-max-ziplist-entries"),
+    known_as(fixed("hash-max-listpack-entries", "512"), "hash-max-ziplist-entries"),
     known_as(fixed("hash-max-listpack-value", "64"), "hash-max-ziplist-value"),
     fixed("hll-sparse-max-bytes", "3000"),
     cluster("hz", Kind::Integer(0, INT_MAX), "10"),
