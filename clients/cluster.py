@@ -88,9 +88,10 @@ def redis_cli(*words, stdin=None, program="redis-cli", check=True):
 
 
 def operator(*words):
-    """Runs one of the operator's commands; returns its JSON."""
+    """Runs one of the operator's commands; returns its JSON, if it prints any."""
     line = [binary, *words, "--cluster", folder, "--json"]
-    return json.loads(subprocess.run(line, check=True, capture_output=True, timeout=60).stdout)
+    output = subprocess.run(line, check=True, capture_output=True, timeout=60).stdout
+    return json.loads(output) if output else None
 
 
 def pid_of_config(path):
