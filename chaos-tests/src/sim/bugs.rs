@@ -9,15 +9,21 @@ use super::oracle::Violation;
 use super::plan::Plan;
 use super::search::run_caught;
 
-/// Seeds tried for each bug in a whole search.
+/// Seeds tried for each bug at most.
 const SEEDS_MAX: u64 = 3_000;
-/// Seeds tried for each bug in the quick gate.
-const GATE_SEEDS: u64 = 400;
 
-/// The first seed of a range that notices a bug, and how; and how many seeds were tried.
+/// A seed that noticed each bug when the table in docs/simulation.md was made. The quick gate tries it
+/// first; any change of the code may make it another one, so the gate then goes on with others.
+const fn known(bug: Bug) -> u64 {
+    match bug {
+        _ => 0,
+    }
+}
+
+/// The first of the seeds that notices a bug, and how; and how many seeds were tried.
 fn noticed(
     bug: Bug,
-    seeds: std::ops::Range<u64>,
+    seeds: impl Iterator<Item = u64>,
     limit: Option<Duration>,
 ) -> (Option<(u64, Violation)>, u64) {
     bugs::set(Some(bug));
@@ -46,8 +52,9 @@ pub(crate) fn table(quick: bool, only: Option<&str>, limit: Option<Duration>) ->
         if only.is_some_and(|only| !format!("{bug:?}").eq_ignore_ascii_case(only)) {
             continue;
         }
-        let most = if quick { GATE_SEEDS } else { SEEDS_MAX };
-        let (found, tried) = noticed(bug, 0..most, limit);
+        let first = quick.then(|| known(bug));
+        let seeds = first.into_iter().chain((0..SEEDS_MAX).filter(|seed| Some(*seed) != first));
+        let (found, tried) = noticed(bug, seeds, limit);
         match found {
             Some((seed, violation)) => {
                 let Violation { invariant, text } = violation;

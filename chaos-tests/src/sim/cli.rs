@@ -30,7 +30,7 @@ pub struct SimArgs {
     /// `deliberate-bugs`.
     #[arg(long, conflicts_with = "seed")]
     bugs: bool,
-    /// With --bugs: try fewer seeds for each.
+    /// With --bugs: begin with the seeds that are known to notice each.
     #[arg(long)]
     quick: bool,
     /// With --bugs: only this one.
