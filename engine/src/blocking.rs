@@ -136,17 +136,11 @@ impl Waiters {
         Some(waiter)
     }
 
-    /// Removes all waiters of a worker.
-    pub(crate) fn remove_worker(&mut self, worker: WorkerId) {
-        let orders: Vec<u64> = self
-            .by_name
-            .iter()
-            .filter(|(name, _)| name.worker == worker)
-            .map(|(_, &order)| order)
-            .collect();
-        for order in orders {
-            self.remove(order);
-        }
+    /// Removes all waiters of a worker; returns them in the order in which they blocked.
+    pub(crate) fn remove_worker(&mut self, worker: WorkerId) -> Vec<Waiter> {
+        let of_worker = self.waiters.iter().filter(|(_, waiter)| waiter.name.worker == worker);
+        let orders: Vec<u64> = of_worker.map(|(&order, _)| order).collect();
+        orders.into_iter().filter_map(|order| self.remove(order)).collect()
     }
 
     /// Notes that a key changed.

@@ -596,7 +596,12 @@ impl Engine {
             RecordOp::RetireWorker => {
                 if let Some(worker) = body.first_chunk::<8>() {
                     let worker = WorkerId(u64::from_le_bytes(*worker));
-                    self.space.waiters.remove_worker(worker);
+                    for waiter in self.space.waiters.remove_worker(worker) {
+                        // A proxy that was only cut off still has the client, and asks again
+                        // under another id; without an answer it would wait for ever.
+                        let end = out.buf.len();
+                        out.finish(worker, waiter.tag, AnswerStatus::SessionExpired, end);
+                    }
                     self.lanes.retire(worker);
                 }
             }

@@ -319,6 +319,22 @@ fn a_read_refuses_writes() {
 // ---- blocking ----------------------------------------------------------------------------------------
 
 #[test]
+fn who_waits_is_told_when_its_session_ends() {
+    let mut client = Client::new();
+    assert_eq!(client.all("BLPOP a 0"), blocked(1));
+    assert_eq!(client.all("BLPOP b 1"), blocked(2));
+    let worker = client.worker;
+    let ended = |tag| (tag, AnswerStatus::SessionExpired, String::new());
+    let told = client.own(RecordOp::RetireWorker, 0, &worker.to_le_bytes());
+    assert_eq!(told, [ended(1), ended(2)]);
+    assert_eq!(client.own(RecordOp::RetireWorker, 0, &worker.to_le_bytes()), []);
+    // What comes now is not given to anybody.
+    client.worker += 1;
+    client.next = 1;
+    assert_eq!(client.run("RPUSH a x"), ":1\r\n");
+}
+
+#[test]
 fn the_first_to_wait_is_served_first() {
     let mut client = Client::new();
     assert_eq!(client.all("BLPOP a b 0"), blocked(1));

@@ -551,10 +551,14 @@ impl World {
     }
 
     fn end(&mut self, fault: usize) {
+        let what = self.plan.faults[fault].1.clone();
         if self.healed_at.is_some() {
+            if let Fault::Stop { node, .. } = what {
+                // It was asked to end shortly before, and did so afterwards.
+                self.start(Proc::Node(node));
+            }
             return;
         }
-        let what = self.plan.faults[fault].1.clone();
         self.note(|| format!("end of {what:?}"));
         match what {
             Fault::Kill { proc, .. } => self.release_down(proc),

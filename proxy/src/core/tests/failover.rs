@@ -238,6 +238,26 @@ fn an_expired_session_is_renewed() {
 }
 
 #[test]
+fn a_blocked_command_is_asked_again_when_its_session_ends() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "BLPOP q 0");
+    let sent = world.received_one(0);
+    world.answer(0, sent.tag(), AnswerStatus::Blocked, b"");
+    world.take_actions();
+    world.answer(0, sent.tag(), AnswerStatus::SessionExpired, b"");
+    assert!(world.take_actions().contains(&Action::RenewSession));
+    let now = world.now();
+    world.core.new_session(WorkerId(10), now);
+    world.pass(600, &[0]);
+    world.connect(0);
+    let again = world.received_one(0);
+    assert_eq!((again.text().as_str(), again.header().worker), ("BLPOP q 0", WorkerId(10)));
+    world.reply(0, &again, "*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+    assert_eq!(world.told(client), "*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+}
+
+#[test]
 fn a_blocked_command_survives_a_failover() {
     let mut world = World::new(1);
     let client = world.client();
