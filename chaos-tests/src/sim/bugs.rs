@@ -13,10 +13,31 @@ use super::search::run_caught;
 const SEEDS_MAX: u64 = 3_000;
 
 /// A seed that noticed each bug when the table in docs/simulation.md was made. The quick gate tries it
-/// first; any change of the code may make it another one, so the gate then goes on with others.
-const fn known(bug: Bug) -> u64 {
+/// first; any change of the code may make it another one, so the gate then goes on with others. `None`:
+/// not noticed yet within [`SEEDS_MAX`], and not part of the gate.
+const fn known(bug: Bug) -> Option<u64> {
     match bug {
-        _ => 0,
+        Bug::PromiseBeforePersisted | Bug::DuplicateExecutes => Some(4),
+        Bug::LeaseNotChecked => Some(6),
+        Bug::LanesNotInCheckpoint | Bug::TimeGoesBack => Some(3),
+        Bug::ReplyBeforeCommit
+        | Bug::ReadBeforeOwnWrite
+        | Bug::RepliesOutOfOrder
+        | Bug::ExpiryByLocalClock => Some(0),
+        Bug::NoVoteRefusal => Some(43),
+        Bug::ServeBeforeOwnEntry => Some(10),
+        Bug::NewSeqOnResend => Some(13),
+        Bug::UnknownCalledFailed => Some(39),
+        Bug::VoteNotStored
+        | Bug::ReadContextReused
+        | Bug::GapIgnored
+        | Bug::AmnesiacRejoins
+        | Bug::TickBurst
+        | Bug::ReadWithoutRound
+        | Bug::LeaseKeptInHandOver
+        | Bug::SnapshotBeforeDisk
+        | Bug::LeadAfterRemoval
+        | Bug::CheckpointBeforeRecord => None,
     }
 }
 
@@ -52,7 +73,11 @@ pub(crate) fn table(quick: bool, only: Option<&str>, limit: Option<Duration>) ->
         if only.is_some_and(|only| !format!("{bug:?}").eq_ignore_ascii_case(only)) {
             continue;
         }
-        let first = quick.then(|| known(bug));
+        let first = known(bug).filter(|_| quick);
+        if quick && first.is_none() {
+            println!("| {bug:?} | not part of the gate | 0 | |");
+            continue;
+        }
         let seeds = first.into_iter().chain((0..SEEDS_MAX).filter(|seed| Some(*seed) != first));
         let (found, tried) = noticed(bug, seeds, limit);
         match found {
