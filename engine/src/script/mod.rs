@@ -11,8 +11,8 @@
 //!   library functions (patterns, JSON …) are charged to the same budget. A script that has used it up
 //!   is stopped with an error; what it has written stays, as in Redis.
 //! - Addresses are not visible: `tostring` numbers objects in the order in which it is asked, tables
-//!   with objects as keys cannot be iterated, weak tables and finalizers do not exist,
-//!   `collectgarbage` tells nothing.
+//!   with objects as keys cannot be iterated, weak tables keep what they hold, finalizers do not
+//!   exist, `collectgarbage` tells nothing.
 //! - A library is run anew for each FCALL: what it keeps in variables of its own does not last.
 //!
 //! In reading order: `command` has the commands, `cache` and `library` the replicated state, `vm` runs

@@ -76,9 +76,6 @@ end
 
 local function checked_setmetatable(t, m)
   if contents_of[t] then error(READONLY, 0) end
-  if type(m) == 'table' and rawget(m, '__mode') ~= nil then
-    error('weak tables are not available in scripts', 2)
-  end
   local kind = type(t)
   if kind ~= 'table' then
     error("bad argument #1 to 'setmetatable' (table expected, got " .. kind .. ')', 2)

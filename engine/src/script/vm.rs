@@ -168,6 +168,7 @@ impl Vm {
         let libs = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
         let lua = Lua::new_with(libs, LuaOptions::default())?;
         lua.set_memory_limit(MEMORY_MAX)?;
+        make_all_tables_strong(&lua)?;
         let shared = Shared { host: Arc::default(), fuel: Arc::default(), json: Arc::default() };
         let raw = lua.create_table()?;
         let numbers = lua.create_table()?;
@@ -357,6 +358,33 @@ impl Vm {
                 return Err(Raised::Stopped.into());
             }
             Ok(VmState::Continue)
+        })
+    }
+}
+
+/// What takes the place of the collector's `__mode`; as long as that. It differs in the bytes that
+/// decide in which chain of the table of strings a string is looked for.
+const NO_MODE: &[u8; 6] = b"\0mode\0";
+
+/// Takes the meaning from the field `__mode` of metatables: what a weak table has lost is a matter of
+/// when the collector ran, which differs from replica to replica. A script may set the field at any
+/// time and in many ways, so it is not forbidden; weak tables keep what they hold, which they may.
+///
+/// The collector looks the field up by a string that it made at the start (`luaT_init`) and never
+/// frees. Strings are equal in Lua if they are the same object. With other content that object is
+/// nothing that a script's `__mode` could be: a search for it compares the content (and hashes it to
+/// a place where the altered object does not stand), so that another object is made for it.
+fn make_all_tables_strong(lua: &Lua) -> mlua::Result<()> {
+    // SAFETY: the pointer is to the string's content, which the interpreter has on its heap, so it
+    // may be written to, and which is as long as what is written: both have six bytes. Nobody else
+    // uses the interpreter meanwhile. The string stays the collector's, and keeps its hash, so the
+    // interpreter finds it in its table wherever it moves strings.
+    unsafe {
+        lua.exec_raw::<()>((), |state| {
+            mlua::ffi::lua_pushlstring(state, c"__mode".as_ptr(), NO_MODE.len());
+            let content = mlua::ffi::lua_tostring(state, -1).cast_mut().cast::<u8>();
+            content.copy_from_nonoverlapping(NO_MODE.as_ptr(), NO_MODE.len());
+            mlua::ffi::lua_pop(state, 1);
         })
     }
 }
