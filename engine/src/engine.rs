@@ -67,7 +67,7 @@ pub struct Stats {
 /// some hundred searches, or as many records as it had slots.
 const GARBAGE_SLOTS: usize = 64;
 
-const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+pub(crate) const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
 /// Where a command stands: what decides its time, its random numbers and its protocol.
 #[derive(Clone, Copy)]
@@ -200,6 +200,7 @@ impl Engine {
             rng: Rng::new(self.read_rng.next(), 0, 0),
             limits: &self.cfg.limits,
             in_exec: false,
+            out_of_memory: false,
             blocked: None,
         };
         command.run(&mut ctx, args);
@@ -492,7 +493,9 @@ impl Engine {
             reply.error(&command::unknown(args).to_string());
             return None;
         };
-        if place.out_of_memory && command.needs_memory() {
+        // EXEC has looked at all of its commands before it ran the first.
+        let refused = place.out_of_memory && !place.in_exec;
+        if refused && command.needs_memory(args, &self.space.scripting) {
             reply.error(OUT_OF_MEMORY);
             return None;
         }
@@ -504,6 +507,7 @@ impl Engine {
             rng: Rng::new(place.seed, place.index, place.position),
             limits: &self.cfg.limits,
             in_exec: place.in_exec,
+            out_of_memory: place.out_of_memory,
             blocked: None,
         };
         command.run(&mut ctx, args);
@@ -538,7 +542,8 @@ impl Engine {
             return Some(());
         }
         let needs_memory = |args: &SmallVec<[&[u8]; 8]>| {
-            command::lookup(args[0]).is_some_and(|command| command.needs_memory())
+            let command = command::lookup(args[0]);
+            command.is_some_and(|command| command.needs_memory(args, &self.space.scripting))
         };
         if place.out_of_memory && exec.commands.iter().any(needs_memory) {
             reply.error(&format!("EXECABORT Transaction discarded because of: {OUT_OF_MEMORY}"));

@@ -627,3 +627,20 @@ fn without_memory_commands_that_need_some_are_refused() {
     assert_eq!(client.run("DEL key"), ":1\r\n");
     assert_eq!(client.engine.key_count(0), 0);
 }
+
+#[test]
+fn a_transaction_without_memory_is_refused_for_a_script_that_declares_itself() {
+    let mut client = Client::new();
+    client.flags = flags::OUT_OF_MEMORY;
+    let aborted = "-EXECABORT Transaction discarded because of: OOM command not allowed when used \
+                   memory > 'maxmemory'.\r\n";
+    let mut exec = |commands: &[&str]| client.exec(&[], commands).remove(0).2;
+    assert_eq!(exec(&["DEL x", "EVAL #!lua\nreturn(1) 0"]), aborted);
+    let allowed = "EVAL #!lua\tflags=allow-oom\nreturn(redis.call('INCR','x')) 0";
+    assert_eq!(exec(&[allowed]), "*1\r\n:1\r\n");
+    // One without flags is judged by its commands, of which none had written before.
+    let reply = exec(&["DEL x", "EVAL return(redis.call('INCR','x')) 0"]);
+    assert!(reply.starts_with("*2\r\n:1\r\n-OOM command not allowed when used memory"), "{reply}");
+    let reply = exec(&["EVAL redis.call('DEL','y')return(redis.call('INCR','x')) 0"]);
+    assert_eq!(reply, "*1\r\n:1\r\n");
+}

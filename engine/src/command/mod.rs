@@ -55,6 +55,7 @@ use crate::keyspace::Keys;
 use crate::num;
 use crate::random::Rng;
 use crate::reply::Reply;
+use crate::script::Scripting;
 use holdfast_proto::command::{self as table, CommandSpec, flag};
 use std::sync::OnceLock;
 
@@ -110,6 +111,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) limits: &'a EncodingLimits,
     /// Inside EXEC, where nothing blocks.
     pub(crate) in_exec: bool,
+    /// The record says that memory is short: what a script may do then is up to the script.
+    pub(crate) out_of_memory: bool,
     /// Set by [`Ctx::block_on`].
     pub(crate) blocked: Option<BlockRequest>,
 }
@@ -163,8 +166,10 @@ pub(crate) struct Registered {
 
 impl Registered {
     /// May not be executed while memory is short.
-    pub(crate) fn needs_memory(&self) -> bool {
-        self.spec.flags.has(flag::DENYOOM)
+    pub(crate) fn needs_memory(&self, args: &[&[u8]], scripting: &Scripting) -> bool {
+        let sub = args.get(1).and_then(|name| table::lookup_sub(self.spec, name));
+        sub.unwrap_or(self.spec).flags.has(flag::DENYOOM)
+            || scripting.needs_memory(self.spec.name, args)
     }
 
     /// Whether this call never changes data and may run on the read path.

@@ -75,15 +75,7 @@ fn run_script(
             "ERR Can not execute a script with write flag using *_ro command.",
         ));
     }
-    run(
-        ctx,
-        &sha1::to_hex(sha),
-        Code::Script(sha, code),
-        flags.unwrap_or_default(),
-        keys,
-        args,
-        read_only,
-    )
+    run(ctx, &sha1::to_hex(sha), Code::Script(sha, code), flags, keys, args, read_only)
 }
 
 fn compile_error(text: String) -> CommandError {
@@ -94,12 +86,13 @@ fn error(text: String) -> CommandError {
     CommandError::Owned(format!("ERR {text}"))
 }
 
-/// Runs code with the shard's data lent to it, and writes its result.
+/// Runs code with the shard's data lent to it, and writes its result. Without `flags` it is a script
+/// that says nothing about itself.
 fn run(
     ctx: &mut Ctx<'_>,
     name: &str,
     code: Code<'_>,
-    flags: Flags,
+    flags: Option<Flags>,
     keys: &[&[u8]],
     args: &[&[u8]],
     read_only: bool,
@@ -166,7 +159,7 @@ fn fcall(ctx: &mut Ctx<'_>, args: &[&[u8]], read_only: bool) -> CommandResult {
     }
     let (_, body) = shebang::of_library(&code).map_err(error)?;
     let name = String::from_utf8_lossy(args[1]).into_owned();
-    run(ctx, &name, Code::Function(&sha, body, &found), flags, keys, rest, read_only)
+    run(ctx, &name, Code::Function(&sha, body, &found), Some(flags), keys, rest, read_only)
 }
 
 // ---- FUNCTION ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ use super::shebang::Flags;
 use super::vm::Raised;
 use crate::command::{self, Ctx};
 use crate::config::EncodingLimits;
+use crate::engine::OUT_OF_MEMORY;
 use crate::keyspace::{Clock, Keyspace};
 use crate::random::Rng;
 use crate::reply::Reply;
@@ -63,6 +64,9 @@ pub(super) struct Host {
     pub(super) resp3: bool,
     /// Commands that write are refused.
     pub(super) read_only: bool,
+    /// Memory is short: commands that need some are refused, until the script has written. From
+    /// then on it runs through, for half of it would be worse than some bytes too many.
+    pub(super) out_of_memory: bool,
     pub(super) scope: Scope,
     /// What a library has registered so far; `None` unless one loads.
     pub(super) registering: Option<Vec<Registered>>,
@@ -89,6 +93,7 @@ impl Default for Host {
             db: 0,
             resp3: false,
             read_only: true,
+            out_of_memory: false,
             scope: Scope::Everything,
             registering: None,
             saw_due: false,
@@ -107,8 +112,11 @@ fn refused(text: &str) -> Vec<u8> {
 }
 
 impl Host {
-    /// Makes ready for a run. `flags` are those of the script.
-    pub(super) fn begin(&mut self, ctx: &mut Ctx<'_>, read_only: bool, flags: Flags) {
+    /// Makes ready for a run. `flags` are those of the script, if it declares any.
+    pub(super) fn begin(&mut self, ctx: &mut Ctx<'_>, read_only: bool, flags: Option<Flags>) {
+        // One that declares itself was refused as a whole, or may use memory.
+        self.out_of_memory = ctx.out_of_memory && flags.is_none();
+        let flags = flags.unwrap_or_default();
         self.clock = ctx.keys.clock();
         self.limits = ctx.limits.clone();
         self.rng = Rng::new(ctx.rng.next(), 0, 0);
@@ -145,6 +153,7 @@ impl Host {
         self.reply.clear();
         let spec = self.admit(args)?;
         self.commands += 1;
+        self.out_of_memory &= !spec.is_write();
         if let Some(text) = self.call_here(spec, args) {
             return text.map_err(refused);
         }
@@ -163,6 +172,7 @@ impl Host {
             rng,
             limits: &self.limits,
             in_exec: true,
+            out_of_memory: false,
             blocked: None,
         };
         command.run(&mut ctx, args);
@@ -184,6 +194,9 @@ impl Host {
         }
         if spec.is_write() && self.read_only {
             return Err(refused("Write commands are not allowed from read-only scripts."));
+        }
+        if self.out_of_memory && spec.flags.has(flag::DENYOOM) {
+            return Err(OUT_OF_MEMORY.into());
         }
         if let Scope::Slot(slot) = self.scope {
             let keys = table::keys(spec, args);

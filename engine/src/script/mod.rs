@@ -41,6 +41,7 @@ use holdfast_proto::slot::Slot;
 
 pub(crate) use cache::Cache;
 pub(crate) use library::Libraries;
+use shebang::Flags;
 
 /// Part of the budget that loading a library may use: it only registers functions.
 const LOAD_SHARE: u64 = 10;
@@ -65,6 +66,11 @@ impl Scope {
             (true, true) => Self::Slot(None),
         }
     }
+}
+
+/// The flags in the first line of a script, if it has one that makes sense.
+fn declared(body: &[u8]) -> Option<Flags> {
+    shebang::of_script(body).ok().and_then(|(flags, _)| flags)
 }
 
 /// The state of scripting on a shard.
@@ -93,6 +99,23 @@ impl Scripting {
 
     fn budget(&self) -> u64 {
         self.budget
+    }
+
+    /// Does this call run a script or function that declares itself, and not as one that may run
+    /// while memory is short? (A script without a first line of flags may begin: its commands are
+    /// looked at one by one.)
+    pub(crate) fn needs_memory(&self, command: &str, args: &[&[u8]]) -> bool {
+        let Some(name) = args.get(1) else { return false };
+        let flags = match command {
+            "eval" => declared(name),
+            "evalsha" => {
+                let sha = sha1::from_hex(name);
+                sha.and_then(|sha| self.cache.get(&sha)).and_then(|body| declared(&body))
+            }
+            "fcall" => self.libraries.function(name).map(|(_, function)| function.flags),
+            _ => None,
+        };
+        flags.is_some_and(|flags| !flags.has(Flags::ALLOW_OOM) && !flags.has(Flags::NO_WRITES))
     }
 
     /// Adds a library with this text; the error is the text of the reply. Gives its name.

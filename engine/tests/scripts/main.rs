@@ -9,6 +9,7 @@ mod common;
 mod corpus;
 mod functions;
 mod limits;
+mod memory;
 mod random;
 mod replicas;
 
