@@ -15,6 +15,7 @@ use crate::random::Rng;
 use crate::reply::Reply;
 use crate::script::Scope;
 use crate::value::ValueRef;
+use holdfast_proto::acl;
 use holdfast_proto::events::EventClasses;
 use holdfast_proto::frame::{
     AnswerStatus, BatchHeader, ReadOp, RecordHeader, RecordOp, UnblockReason, flags,
@@ -183,6 +184,8 @@ impl Engine {
         args: &[&[u8]],
         out: &mut Vec<u8>,
     ) -> ReadOutcome {
+        let (caller, args) = acl::split_caller(args);
+        self.space.scripting.run_for(caller);
         let Some(command) = command::lookup(args[0]) else {
             Reply::new(out, resp3).error(&command::unknown(args).to_string());
             return ReadOutcome::Done;
@@ -488,6 +491,8 @@ impl Engine {
     }
 
     fn run(&mut self, place: Place, args: &[&[u8]], out: &mut Vec<u8>) -> Option<BlockRequest> {
+        let (caller, args) = acl::split_caller(args);
+        self.space.scripting.run_for(caller);
         let mut reply = Reply::new(out, place.resp3);
         let Some(command) = command::lookup(args[0]) else {
             reply.error(&command::unknown(args).to_string());
@@ -542,6 +547,7 @@ impl Engine {
             return Some(());
         }
         let needs_memory = |args: &SmallVec<[&[u8]; 8]>| {
+            let (_, args) = acl::split_caller(args);
             let command = command::lookup(args[0]);
             command.is_some_and(|command| command.needs_memory(args, &self.space.scripting))
         };

@@ -254,7 +254,9 @@ pub(super) fn redis_table(lua: &Lua, shared: &Shared) -> mlua::Result<Table> {
     redis.set("replicate_commands", lua.create_function(|_, _: MultiValue| Ok(true))?)?;
     redis.set("breakpoint", lua.create_function(|_, _: MultiValue| Ok(false))?)?;
     redis.set("debug", lua.create_function(|_, _: MultiValue| Ok(()))?)?;
-    redis.set("acl_check_cmd", lua.create_function(acl_check_cmd)?)?;
+    let host = shared.clone();
+    let check = move |_: &Lua, args: MultiValue| acl_check_cmd(&host, &args);
+    redis.set("acl_check_cmd", lua.create_function(check)?)?;
     add_common(lua, &redis)?;
     for (name, value) in
         [("REPL_NONE", 0), ("REPL_AOF", 1), ("REPL_SLAVE", 2), ("REPL_REPLICA", 2), ("REPL_ALL", 3)]
@@ -538,8 +540,8 @@ fn set_repl(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     }
 }
 
-/// Users are checked at the proxy, for the script as a whole: inside it every command is allowed.
-fn acl_check_cmd(_: &Lua, args: MultiValue) -> mlua::Result<bool> {
+/// Whether the script's user may run a command.
+fn acl_check_cmd(shared: &Shared, args: &MultiValue) -> mlua::Result<bool> {
     if args.is_empty() {
         let text = "Please specify at least one argument for this redis lib call";
         return Err(reply_error(text));
@@ -549,9 +551,9 @@ fn acl_check_cmd(_: &Lua, args: MultiValue) -> mlua::Result<bool> {
         let text = "Lua redis lib command arguments must be strings or integers";
         return Err(reply_error(text));
     };
-    let subcommand = arguments.get(1).map(Argument::bytes);
-    match table::resolve(arguments[0].bytes(), subcommand) {
-        Ok(_) => Ok(true),
+    let slices: SmallVec<[&[u8]; 8]> = arguments.iter().map(Argument::bytes).collect();
+    match table::resolve(slices[0], slices.get(1).copied()) {
+        Ok(spec) => Ok(shared.host().may_run(spec, &slices)),
         Err(_) => Err(reply_error("Invalid command passed to redis.acl_check_cmd()")),
     }
 }

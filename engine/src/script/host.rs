@@ -1,9 +1,9 @@
 //! What a running script acts upon: the shard's keys, and redis.call.
 
-use super::Scope;
 use super::library;
 use super::shebang::Flags;
 use super::vm::Raised;
+use super::{Caller, Scope};
 use crate::command::{self, Ctx};
 use crate::config::EncodingLimits;
 use crate::engine::OUT_OF_MEMORY;
@@ -13,6 +13,7 @@ use crate::reply::Reply;
 use holdfast_proto::command::{self as table, CommandSpec, flag};
 use holdfast_proto::resp::encode;
 use holdfast_proto::slot::Slot;
+use std::sync::Arc;
 
 /// Why a script ended without a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(super) struct Host {
     /// then on it runs through, for half of it would be worse than some bytes too many.
     pub(super) out_of_memory: bool,
     pub(super) scope: Scope,
+    /// Whose rights the commands need; `None` has all.
+    caller: Option<Arc<Caller>>,
     /// What a library has registered so far; `None` unless one loads.
     pub(super) registering: Option<Vec<Registered>>,
     /// A read saw a key that is due: the result is void.
@@ -95,6 +98,7 @@ impl Default for Host {
             read_only: true,
             out_of_memory: false,
             scope: Scope::Everything,
+            caller: None,
             registering: None,
             saw_due: false,
             failure: None,
@@ -131,6 +135,7 @@ impl Host {
         self.commands = 0;
         let space = ctx.keys.space();
         self.scope = space.scripting.scope;
+        self.caller = space.scripting.caller.take();
         self.space = Some(std::mem::replace(space, Keyspace::absent()));
     }
 
@@ -192,6 +197,9 @@ impl Host {
         if spec.flags.has(flag::NOSCRIPT) || self.registering.is_some() {
             return Err(refused("This Redis command is not allowed from script"));
         }
+        if let Some(text) = self.caller.as_ref().and_then(|caller| caller.refuses(spec, args)) {
+            return Err(text.into());
+        }
         if spec.is_write() && self.read_only {
             return Err(refused("Write commands are not allowed from read-only scripts."));
         }
@@ -210,6 +218,11 @@ impl Host {
             }
         }
         Ok(spec)
+    }
+
+    /// Whether the user for whom the script runs may run this command.
+    pub(super) fn may_run(&self, spec: &CommandSpec, args: &[&[u8]]) -> bool {
+        self.caller.as_ref().is_none_or(|caller| caller.user.check(spec, args).is_ok())
     }
 
     /// Commands that the proxy answers outside of scripts. `None`: not one of them.

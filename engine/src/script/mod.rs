@@ -35,9 +35,12 @@ mod strings;
 mod structs;
 mod vm;
 
+use holdfast_proto::acl;
+use holdfast_proto::command::CommandSpec;
 use holdfast_proto::frame::flags;
 use holdfast_proto::sha1;
 use holdfast_proto::slot::Slot;
+use std::sync::Arc;
 
 pub(crate) use cache::Cache;
 pub(crate) use library::Libraries;
@@ -73,12 +76,44 @@ fn declared(body: &[u8]) -> Option<Flags> {
     shebang::of_script(body).ok().and_then(|(flags, _)| flags)
 }
 
+/// The user for whom a script runs.
+struct Caller {
+    name: String,
+    permissions: Box<[u8]>,
+    user: acl::User,
+}
+
+impl Caller {
+    fn new(caller: acl::Caller<'_>) -> Self {
+        // Rules that this build does not understand allow nothing.
+        let user = std::str::from_utf8(caller.permissions)
+            .ok()
+            .and_then(|rules| acl::User::parse(rules).ok())
+            .unwrap_or_default();
+        let name = String::from_utf8_lossy(caller.name).into_owned();
+        Self { name, permissions: caller.permissions.into(), user }
+    }
+
+    /// The reason why the user may not run a command, if it may not.
+    fn refuses(&self, spec: &CommandSpec, args: &[&[u8]]) -> Option<String> {
+        if let Err(denied) = self.user.check(spec, args) {
+            let reason = denied.text(&self.name, spec);
+            return Some(format!("ERR ACL failure in script: {reason}"));
+        }
+        self.user.check_sort(spec, args).err().map(str::to_owned)
+    }
+}
+
 /// The state of scripting on a shard.
 pub(crate) struct Scripting {
     pub(crate) cache: Cache,
     pub(crate) libraries: Libraries,
     /// Of the record or read that is being executed.
     pub(crate) scope: Scope,
+    /// For whom the command is executed; `None` may do everything.
+    caller: Option<Arc<Caller>>,
+    /// The last one, who often is the next one too. Not replicated.
+    last_caller: Option<Arc<Caller>>,
     /// Instructions that a script may run.
     budget: u64,
     /// Not replicated; `None` until the first script.
@@ -92,9 +127,30 @@ impl Scripting {
             cache: Cache::default(),
             libraries: Libraries::default(),
             scope: Scope::default(),
+            caller: None,
+            last_caller: None,
             budget,
             vm: None,
         }
+    }
+
+    /// Says for whom the next command is executed.
+    #[inline]
+    pub(crate) fn run_for(&mut self, caller: Option<acl::Caller<'_>>) {
+        self.caller = caller.map(|caller| self.know(caller));
+    }
+
+    #[cold]
+    fn know(&mut self, caller: acl::Caller<'_>) -> Arc<Caller> {
+        let is_same = |known: &&Arc<Caller>| {
+            *known.permissions == *caller.permissions && known.name.as_bytes() == caller.name
+        };
+        if let Some(known) = self.last_caller.as_ref().filter(is_same) {
+            return Arc::clone(known);
+        }
+        let known = Arc::new(Caller::new(caller));
+        self.last_caller = Some(Arc::clone(&known));
+        known
     }
 
     fn budget(&self) -> u64 {

@@ -12,9 +12,11 @@ mod limits;
 mod memory;
 mod random;
 mod replicas;
+mod users;
 
 use common::{Redis, TIME_MS, Target};
 use holdfast_engine::{Engine, EngineConfig, Outcomes, ReadOutcome};
+use holdfast_proto::acl::Caller;
 use holdfast_proto::frame::{AnswerStatus, BatchHeader, ReadOp, RecordHeader, RecordOp, flags};
 use holdfast_proto::ids::WorkerId;
 use holdfast_proto::resp::encode;
@@ -27,6 +29,8 @@ pub(crate) struct Logged {
     pub(crate) resp3: bool,
     pub(crate) frame_flags: u8,
     pub(crate) slot: Slot,
+    /// Name and permissions of the user who sends the commands; `None` may do everything.
+    pub(crate) user: Option<(String, String)>,
     seq: u64,
 }
 
@@ -41,13 +45,17 @@ impl Logged {
 
     pub(crate) fn with(engine: Engine) -> Self {
         let seq = engine.lane_next(Slot::default(), WorkerId(1)).unwrap_or(1);
-        Self { engine, resp3: false, frame_flags: 0, slot: Slot::default(), seq }
+        Self { engine, resp3: false, frame_flags: 0, slot: Slot::default(), user: None, seq }
     }
 
     /// The reply's bytes.
     pub(crate) fn raw(&mut self, args: &[&[u8]]) -> Vec<u8> {
         let mut body = Vec::new();
         encode::command(&mut body, args.iter().copied());
+        if let Some((name, permissions)) = &self.user {
+            let (name, permissions) = (name.as_bytes(), permissions.as_bytes());
+            body = Caller { name, permissions }.wrap(&body, args.len()).to_vec();
+        }
         let resp3 = if self.resp3 { flags::RESP3 } else { 0 };
         let seq = self.engine.lane_next(self.slot, WorkerId(1)).unwrap_or(1);
         self.seq += 1;

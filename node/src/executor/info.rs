@@ -13,6 +13,7 @@
 use super::Executor;
 use crate::links::{begin_answer, finish_answer};
 use crate::shared::Follower;
+use holdfast_proto::acl::split_caller;
 use holdfast_proto::frame::push::Topic;
 use holdfast_proto::frame::{AnswerStatus, ReadHeader};
 use holdfast_proto::ids::WorkerId;
@@ -94,12 +95,15 @@ impl NodeCommand {
     }
 }
 
-/// The arguments of a RESP array; none if it is not one.
+/// The arguments of a RESP array, as the client sent them; none if it is not one.
 pub(crate) fn args_of(body: &[u8]) -> SmallVec<[&[u8]; 8]> {
     let mut args = SmallVec::new();
     if parse_array(body, &mut args).is_err() {
         args.clear();
     }
+    let (_, command) = split_caller(&args);
+    let added = args.len() - command.len();
+    args.drain(..added);
     args
 }
 

@@ -67,13 +67,44 @@ impl User {
     }
 
     /// May the command read keys that its arguments do not name (SORT with BY and GET)?
-    pub fn may_read_all_keys<A: AsRef<[u8]>>(&self, spec: &CommandSpec, args: &[A]) -> bool {
+    fn may_read_all_keys<A: AsRef<[u8]>>(&self, spec: &CommandSpec, args: &[A]) -> bool {
         std::iter::once(&self.root).chain(&self.selectors).any(|selector| {
             let first_arg = args.get(1).map(AsRef::as_ref);
             let reads_all = |keys: &super::selector::KeyPattern| keys.read && keys.pattern == "*";
             selector.allows(spec, first_arg)
                 && (selector.all_keys || selector.keys.iter().any(reads_all))
         })
+    }
+
+    /// BY and GET of SORT read keys that the arguments do not name: only for who may read them all.
+    /// The error is the reply's.
+    pub fn check_sort<A: AsRef<[u8]>>(
+        &self,
+        spec: &CommandSpec,
+        args: &[A],
+    ) -> Result<(), &'static str> {
+        if !matches!(spec.name, "sort" | "sort_ro") || self.may_read_all_keys(spec, args) {
+            return Ok(());
+        }
+        let mut at = 2;
+        while at + 1 < args.len() {
+            match args[at].as_ref().to_ascii_lowercase().as_slice() {
+                b"by" if args[at + 1].as_ref().contains(&b'*') => {
+                    return Err(
+                        "ERR BY option of SORT denied due to insufficient ACL permissions.",
+                    );
+                }
+                b"get" => {
+                    return Err(
+                        "ERR GET option of SORT denied due to insufficient ACL permissions.",
+                    );
+                }
+                b"by" | b"store" => at += 2,
+                b"limit" => at += 3,
+                _ => at += 1,
+            }
+        }
+        Ok(())
     }
 
     /// May the user still listen to this channel (or pattern, if `literally`)?

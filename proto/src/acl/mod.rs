@@ -4,11 +4,13 @@
 //! and a command may run if one selector allows all of it. [`User::apply`] takes one rule,
 //! [`User::describe`] gives the canonical rules, which are what the cluster's metadata holds.
 
+mod caller;
 mod check;
 mod selector;
 #[cfg(test)]
 mod tests;
 
+pub use caller::{Caller, split_caller};
 pub use check::Denied;
 pub use selector::Selector;
 
@@ -174,7 +176,13 @@ impl User {
     pub fn describe(&self) -> String {
         let mut words: Vec<String> = self.flags().into_iter().map(str::to_owned).collect();
         words.extend(self.passwords.iter().map(|hash| format!("#{hash}")));
-        words.push(self.root.describe());
+        words.push(self.permissions());
+        words.join(" ")
+    }
+
+    /// What of the rules says what the user may do: no passwords.
+    pub fn permissions(&self) -> String {
+        let mut words = vec![self.root.describe()];
         words.extend(self.selectors.iter().map(|s| format!("({})", s.describe())));
         words.join(" ")
     }

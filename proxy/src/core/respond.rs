@@ -21,10 +21,6 @@ pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const NOT_IN_MULTI: &str = "ERR Command not allowed inside a transaction";
-pub(crate) const SORT_BY_DENIED: &str =
-    "ERR BY option of SORT denied due to insufficient ACL permissions.";
-pub(crate) const SORT_GET_DENIED: &str =
-    "ERR GET option of SORT denied due to insufficient ACL permissions.";
 pub(crate) const SWAPDB_PINNED: &str =
     "ERR SWAPDB is not possible while a co-location rule pins one of the databases";
 pub(crate) const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";

@@ -19,6 +19,7 @@ use super::scatter::Spread;
 use super::session::{Resolved, Route};
 use super::{WorkerCore, respond, stats};
 use bytes::{Bytes, BytesMut};
+use holdfast_proto::acl::split_caller;
 use holdfast_proto::frame::flags;
 use holdfast_proto::resp::{Args, RawRequest, encode, parse_array};
 use holdfast_proto::sha1;
@@ -83,7 +84,7 @@ impl Scripts {
     pub(crate) fn forget(&mut self, shard: u32, command: &[u8]) {
         let mut args: SmallVec<[&[u8]; 8]> = SmallVec::new();
         if parse_array(command, &mut args).is_ok()
-            && let Some(sha) = args.get(1).and_then(|name| sha1::from_hex(name))
+            && let Some(sha) = split_caller(&args).1.get(1).and_then(|name| sha1::from_hex(name))
         {
             self.places.remove(&(shard, sha));
         }
@@ -110,7 +111,8 @@ impl WorkerCore {
                 let logged = resolved.spec.is_logged();
                 let kind = if logged { WRITE_COMMAND } else { READ_COMMAND };
                 let flags = self.script_flags(slot, keyless);
-                let raw = request.raw;
+                let Some(client) = self.clients.get(index) else { return };
+                let raw = client.account.script_body(&request);
                 let sent = self.submit_for(index, resolved.index, kind, shard, slot, raw, flags);
                 if !logged
                     && let Some((number, _)) = sent

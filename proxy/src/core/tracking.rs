@@ -17,6 +17,7 @@ use super::client::Client;
 use super::link::LinkState;
 use super::request::{Owner, Request};
 use bytes::{Buf, Bytes, BytesMut};
+use holdfast_proto::acl::split_caller;
 use holdfast_proto::command::{self, CommandSpec};
 use holdfast_proto::frame::flags;
 use holdfast_proto::frame::push::{Topic, invalidated_keys};
@@ -148,8 +149,9 @@ impl WorkerCore {
         let Some(watches) = body.first_chunk::<2>() else { return };
         let mut at = 2 + 12 * usize::from(u16::from_le_bytes(*watches)) + 4;
         while at < body.len() {
-            let mut args = SmallVec::new();
+            let mut args = SmallVec::<[&[u8]; 8]>::new();
             let Ok(len) = parse_array(&body[at..], &mut args) else { return };
+            let (_, args) = split_caller(&args);
             let reads =
                 command::resolve(args[0], args.get(1).copied()).is_ok_and(CommandSpec::is_readonly);
             if reads {
@@ -287,9 +289,10 @@ fn keys_of(raw: &Bytes) -> Vec<Bytes> {
     let Ok(args) = Args::parse(raw) else { return Vec::new() };
     let request = RawRequest { raw: raw.clone(), args };
     let args: SmallVec<[&[u8]; 16]> = request.iter().collect();
+    let (_, args) = split_caller(&args);
     let subcommand = args.get(1).copied();
     let Ok(spec) = command::resolve(args[0], subcommand) else { return Vec::new() };
-    let Ok(positions) = command::keys(spec, &args) else { return Vec::new() };
+    let Ok(positions) = command::keys(spec, args) else { return Vec::new() };
     positions.iter().map(|at| Bytes::copy_from_slice(args[at.index as usize])).collect()
 }
 

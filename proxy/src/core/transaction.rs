@@ -9,9 +9,10 @@ use super::local::{ACCEPT, Handler, LocalCommand};
 use super::pubsub::{PushCommand, run_subscription};
 use super::request::Kind;
 use super::session::{Resolved, Route};
-use super::{WorkerCore, respond};
+use super::users::Account;
+use super::{WorkerCore, local, respond};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_proto::command::flag;
+use holdfast_proto::command::{self, flag};
 use holdfast_proto::frame::{ReadOp, RecordOp, Watch};
 use holdfast_proto::resp::{RawRequest, ReplyScanner, encode};
 use holdfast_proto::slot::Slot;
@@ -201,7 +202,8 @@ impl WorkerCore {
         let Some((shard, slot)) = self.place_of_exec(&transaction, watches.as_deref()) else {
             return self.reply_error(index, respond::CROSSSLOT);
         };
-        let body = encode_exec(&transaction, watches.as_deref());
+        let Some(client) = self.clients.get(index) else { return };
+        let body = encode_exec(&transaction, watches.as_deref(), &client.account);
         let kind = Kind::Write(RecordOp::Exec);
         let flags = self.script_flags(slot, false);
         let Some((reply, _)) =
@@ -423,7 +425,7 @@ impl ExecRest {
 }
 
 /// The record's body as `RecordOp::Exec` says.
-fn encode_exec(transaction: &Transaction, watches: Option<&Watches>) -> Bytes {
+fn encode_exec(transaction: &Transaction, watches: Option<&Watches>, account: &Account) -> Bytes {
     let watches = watches.map_or(&[][..], |watches| &watches.list);
     let mut body = BytesMut::with_capacity(8 + watches.len() * 12 + transaction.bytes);
     body.put_u16_le(watches.len() as u16);
@@ -432,14 +434,24 @@ fn encode_exec(transaction: &Transaction, watches: Option<&Watches>) -> Bytes {
         body.put_u64_le(watch.version);
     }
     let records = transaction.queue.iter().filter_map(|queued| match queued {
-        Queued::Shard(request) => Some(&request.raw),
+        Queued::Shard(request) => Some(request),
         Queued::Local(..) => None,
     });
     body.put_u32_le(records.clone().count() as u32);
-    for raw in records {
-        body.put_slice(raw);
+    for request in records {
+        if !account.unrestricted && is_script(request) {
+            body.put_slice(&account.script_body(request));
+        } else {
+            body.put_slice(&request.raw);
+        }
     }
     body.freeze()
+}
+
+/// Calls commands of its own.
+fn is_script(request: &RawRequest) -> bool {
+    let spec = command::lookup(request.arg(0));
+    spec.is_some_and(|spec| matches!(local::table().handler(spec.index), Handler::Script))
 }
 
 /// What follows the header of an array reply; `None` for a null or an error.

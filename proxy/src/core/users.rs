@@ -1,9 +1,10 @@
 //! Who the clients are and what they may do: the cluster's ACL users as this worker sees them, the
 //! check before each command, and the log of what was refused.
 
+use super::WorkerCore;
 use super::session::Resolved;
-use super::{WorkerCore, respond};
-use holdfast_proto::acl::{self, Denied, User};
+use bytes::Bytes;
+use holdfast_proto::acl::{self, Caller, Denied, User};
 use holdfast_proto::command::CommandSpec;
 use holdfast_proto::resp::RawRequest;
 use smallvec::SmallVec;
@@ -21,12 +22,24 @@ pub(crate) struct Account {
     pub(crate) user: User,
     /// May do everything: nothing needs to be checked.
     pub(crate) unrestricted: bool,
+    /// What goes with the user's scripts, for the shard to check their commands.
+    permissions: String,
 }
 
 impl Account {
     fn new(name: &str, user: User) -> Arc<Self> {
         let unrestricted = user.is_unrestricted();
-        Arc::new(Self { name: name.to_owned(), user, unrestricted })
+        let permissions = user.permissions();
+        Arc::new(Self { name: name.to_owned(), user, unrestricted, permissions })
+    }
+
+    /// A script's call as the shard gets it: with what its user may do, if that is not everything.
+    pub(crate) fn script_body(&self, request: &RawRequest) -> Bytes {
+        if self.unrestricted {
+            return request.raw.clone();
+        }
+        let (name, permissions) = (self.name.as_bytes(), self.permissions.as_bytes());
+        Caller { name, permissions }.wrap(&request.raw, request.len())
     }
 }
 
@@ -246,10 +259,7 @@ impl WorkerCore {
             self.log_refusal(index, denied.reason(), object, account.name.clone());
             return Err(format!("NOPERM {}", denied.text(&account.name, spec)));
         }
-        match spec.name {
-            "sort" | "sort_ro" => sort_reads_named_keys(account, spec, args),
-            _ => Ok(()),
-        }
+        account.user.check_sort(spec, args).map_err(str::to_owned)
     }
 
     /// Checks again what was queued since MULTI, when users have changed meanwhile: the error.
@@ -306,29 +316,4 @@ impl WorkerCore {
         password.truncate(digits);
         password
     }
-}
-
-/// BY and GET read keys that the arguments do not name: only for who may read them all.
-fn sort_reads_named_keys(
-    account: &Account,
-    spec: &CommandSpec,
-    args: &[&[u8]],
-) -> Result<(), String> {
-    if account.user.may_read_all_keys(spec, args) {
-        return Ok(());
-    }
-    let mut at = 2;
-    while at + 1 < args.len() {
-        let word = args[at].to_ascii_lowercase();
-        match word.as_slice() {
-            b"by" if args[at + 1].contains(&b'*') => {
-                return Err(respond::SORT_BY_DENIED.to_owned());
-            }
-            b"get" => return Err(respond::SORT_GET_DENIED.to_owned()),
-            b"by" | b"store" => at += 2,
-            b"limit" => at += 3,
-            _ => at += 1,
-        }
-    }
-    Ok(())
 }

@@ -190,3 +190,34 @@ fn generated_passwords_have_the_wanted_length_and_differ() {
         assert!(ask(&mut world, client, &format!("ACL GENPASS {bits}")).starts_with(bad));
     }
 }
+
+/// What a user may do goes with its scripts, for the shard to check what they call.
+#[test]
+fn scripts_carry_what_their_user_may_do() {
+    let rules = "on nopass ~a* resetchannels -@all +eval +evalsha +multi +exec +get";
+    let permissions = "~a* resetchannels -@all +eval +evalsha +multi +exec +get";
+    let mut world = World::with(with_users(&[("joe", rules)]));
+    let client = world.client();
+    world.send(client, "EVAL return{} 1 a");
+    assert_eq!(texts(&world.received(0)), ["EVAL return{} 1 a"]);
+    let client = world.client();
+    ask(&mut world, client, "AUTH joe x");
+    world.send(client, "EVAL return{} 1 a\nGET a");
+    let wrapped = format!("\0on-behalf joe {permissions} EVAL return{{}} 1 a");
+    let sent = world.received(0);
+    assert_eq!(texts(&sent), [wrapped.clone(), "GET a".to_owned()]);
+    world.reply(0, &sent[0], "*0\r\n");
+    world.reply(0, &sent[1], "$-1\r\n");
+    assert_eq!(world.told(client), "*0\r\n$-1\r\n");
+    world.send(client, "MULTI\nEVAL return{} 1 a\nGET a\nEXEC");
+    let Received::Write { body, .. } = world.received_one(0) else { panic!("a record") };
+    assert_eq!(body[..6], [0, 0, 2, 0, 0, 0]);
+    let mut args = smallvec::SmallVec::new();
+    holdfast_proto::resp::parse_array(&body[6..], &mut args).unwrap();
+    let words: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+    assert_eq!(words.join(" "), wrapped);
+    // Not that a client could choose whom it is.
+    let client = world.client();
+    let reply = ask(&mut world, client, "\0on-behalf joe +@all GET b");
+    assert!(reply.starts_with("-ERR unknown command"), "{reply}");
+}
