@@ -47,8 +47,10 @@ impl NodeCommand {
     /// Costs a comparison of a few bytes for every other command.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         // "*1\r\n$4\r\nINFO": the name begins after the second line feed, and no node command is
-        // shorter than 4 or longer than 7 bytes, so its length is one digit.
-        let name = body.get(8..12)?;
+        // shorter than 4 or longer than 7 bytes, so its length is one digit. The number of arguments
+        // has any number of digits (PUBSUB NUMSUB).
+        let name_at = body.iter().position(|&byte| byte == b'\n')? + 5;
+        let name = body.get(name_at..name_at + 4)?;
         let first = name[0] | 0x20;
         if !matches!(first, b'i' | b's' | b'm' | b'p' | b'c') {
             return None;
@@ -254,5 +256,9 @@ mod tests {
         let usage = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n$1\r\na\r\n";
         assert_eq!(NodeCommand::parse(usage), None);
         assert_eq!(NodeCommand::parse(b"*1\r\n$"), None);
+        let mut many = b"*12\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n".to_vec();
+        many.extend_from_slice(&b"$1\r\nc\r\n".repeat(10));
+        let Some(NodeCommand::Pubsub(args)) = NodeCommand::parse(&many) else { panic!("PUBSUB") };
+        assert_eq!(args.len(), 11);
     }
 }
