@@ -106,7 +106,7 @@ mod tests {
             reads.add(slot(number), at, 10);
         }
         assert_eq!(before(&reads, slot(1)), [10, 12]);
-        assert_eq!(before(&reads, slot(3)), []);
+        assert_eq!(before(&reads, slot(3)), Vec::<u32>::new());
         reads.add(None, 13, 10);
         assert_eq!(before(&reads, slot(3)), [13]);
         assert_eq!(before(&reads, None), [10, 11, 12, 13]);
@@ -124,7 +124,7 @@ mod tests {
             reads.add(slot((at % 1000) as u16), reply, first_open);
         }
         assert_eq!(before(&reads, slot(999)).last(), Some(&start.wrapping_add(9_999)));
-        assert_eq!(before(&reads, slot(1000)), []);
+        assert_eq!(before(&reads, slot(1000)), Vec::<u32>::new());
         assert!(reads.reads.len() < 400, "{} are kept", reads.reads.len());
         reads.add(None, 5_000, 5_000);
         assert_eq!(before(&reads, slot(1000)), [5_000]);
