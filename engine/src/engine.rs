@@ -129,6 +129,7 @@ impl Engine {
             };
             self.execute(place, header, body, out, &mut position);
         }
+        self.space.no_touch = false;
         if !self.space.waiters.is_empty() {
             self.serve_waiters(batch.seed, index, &mut position, out);
         }
@@ -244,9 +245,11 @@ impl Engine {
         ReadOutcome::Done
     }
 
-    /// Says which keys scripts of the next read may touch: `flags` and `slot` are those of its frame.
-    /// (Records say it themselves.)
-    pub fn confine_scripts(&mut self, frame_flags: u8, slot: Slot) {
+    /// Says how the next read is to be done: which keys its scripts may touch, and whether looking
+    /// keys up counts as using them. `flags` and `slot` are those of its frame. (Records say it
+    /// themselves.)
+    pub fn heed_flags(&mut self, frame_flags: u8, slot: Slot) {
+        self.space.no_touch = frame_flags & flags::NO_TOUCH != 0;
         self.space.scripting.scope = Scope::of_frame(frame_flags, slot);
     }
 
@@ -432,7 +435,7 @@ impl Engine {
         position: &mut u32,
     ) {
         let RecordHeader { slot, worker, seq, tag, .. } = *header;
-        self.confine_scripts(header.flags, slot);
+        self.heed_flags(header.flags, slot);
         let mut start = out.buf.len();
         let request = if usize::from(place.db) >= self.space.dbs.len() {
             Reply::new(&mut out.buf, place.resp3).error("ERR DB index is out of range");

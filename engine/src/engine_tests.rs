@@ -614,6 +614,12 @@ fn frequencies_and_idle_times_are_shown_by_the_policy() {
     assert!((8..20).contains(&frequency), "{frequency}");
     client.run("SET key another-value-of-another-length-that-moves-the-entry");
     assert_eq!(client.run("OBJECT FREQ key"), format!(":{frequency}\r\n"));
+    // Nor is it forgotten when another encoding takes the entry's place.
+    client.run("SET key 1");
+    client.run("INCRBYFLOAT key 0.5");
+    client.run("APPEND key x");
+    let kept: u32 = client.run("OBJECT FREQ key")[1..].trim().parse().unwrap();
+    assert!((frequency..frequency + 3).contains(&kept), "{kept}");
 }
 
 #[test]
@@ -643,4 +649,34 @@ fn a_transaction_without_memory_is_refused_for_a_script_that_declares_itself() {
     assert!(reply.starts_with("*2\r\n:1\r\n-OOM command not allowed when used memory"), "{reply}");
     let reply = exec(&["EVAL redis.call('DEL','y')return(redis.call('INCR','x')) 0"]);
     assert_eq!(reply, "*1\r\n:1\r\n");
+}
+
+#[test]
+fn looking_a_key_up_is_a_use_unless_the_client_says_otherwise() {
+    let mut client = Client::new();
+    let mut idle_after = |flags: u8, command: &str| {
+        client.flags = 0;
+        client.run("SET key x");
+        client.time_ms += 100_000;
+        client.flags = flags;
+        client.run(command);
+        client.flags = 0;
+        client.run("OBJECT IDLETIME key")
+    };
+    assert_eq!(idle_after(0, "GET key"), ":0\r\n");
+    assert_eq!(idle_after(0, "EXISTS key"), ":100\r\n");
+    assert_eq!(idle_after(0, "TOUCH key"), ":0\r\n");
+    for command in ["GET key", "APPEND key x", "EVAL return(redis.call('GET','key')) 0"] {
+        assert_eq!(idle_after(flags::NO_TOUCH, command), ":100\r\n", "{command}");
+    }
+    assert_eq!(idle_after(flags::NO_TOUCH, "TOUCH key"), ":0\r\n");
+    // A read has the flags of its own frame, and the next record its own.
+    client.time_ms += 100_000;
+    let mut out = Vec::new();
+    client.engine.heed_flags(flags::NO_TOUCH, Slot::default());
+    let (time_ms, body) = (client.time_ms, encode("GET key"));
+    client.engine.read(time_ms, 0, false, ReadOp::Command, &body, &mut out);
+    assert_eq!(client.run("OBJECT IDLETIME key"), ":100\r\n");
+    client.run("GET key");
+    assert_eq!(client.run("OBJECT IDLETIME key"), ":0\r\n");
 }

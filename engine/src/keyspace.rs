@@ -42,6 +42,8 @@ pub(crate) struct Keyspace {
     garbage: Vec<Db>,
     /// How this replica keeps track of keys' use; not replicated.
     pub(crate) eviction: EvictionConfig,
+    /// Looking a key up is no use of it: the client of the present command wants it so.
+    pub(crate) no_touch: bool,
     /// Decides which uses count where frequencies are kept; not replicated.
     access_rng: Rng,
     pub(crate) stats: KeyStats,
@@ -107,6 +109,7 @@ impl Keyspace {
             scripting: Scripting::new(script_budget),
             garbage: Vec::new(),
             eviction: EvictionConfig::default(),
+            no_touch: false,
             access_rng: Rng::new(seed, 1, 0),
             stats: KeyStats::default(),
             checkpoint: None,
@@ -519,12 +522,15 @@ impl Keys<'_> {
         (Slot::of_key(key).index(), hash::hash(self.space.seed, key))
     }
 
-    /// The entry of a live key, which counts as a use of it.
+    /// The entry of a live key, which counts as a use of it (unless the client has it otherwise).
     fn find(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let now_s = (self.clock.now_ms / 1000) as u32;
         let (config, random) = self.space.use_of_key();
+        let no_touch = self.space.no_touch;
         let entry = self.find_unused(key)?;
-        entry.set_access(entry.access().touched(now_s, &config, random));
+        if !no_touch {
+            entry.set_access(entry.access().touched(now_s, &config, random));
+        }
         Some(entry)
     }
 
@@ -777,8 +783,10 @@ impl Keys<'_> {
     pub(crate) fn insert_text(&mut self, key: &[u8], bytes: &[u8]) {
         let expire_at = self.expire_at(key).flatten();
         let before = self.before_adding(key);
-        self.remove_quietly(key);
-        self.insert_new(Entry::new_text(key, bytes, expire_at));
+        let access = self.remove_quietly(key);
+        let mut entry = Entry::new_text(key, bytes, expire_at);
+        entry.set_access(access);
+        self.insert_new(entry);
         self.notify_added(key, before);
     }
 
@@ -800,9 +808,10 @@ impl Keys<'_> {
             Some(_) => return Err(CommandError::WrongType),
         };
         let before = self.before_adding(key);
-        self.remove_quietly(key);
+        let access = self.remove_quietly(key);
         let (slot, hash) = self.place(key);
-        let entry = Entry::new_raw(key, bytes, expire_at);
+        let mut entry = Entry::new_raw(key, bytes, expire_at);
+        entry.set_access(access);
         self.space.insert_entry(self.db, slot, hash, entry);
         self.notify_added(key, before);
         let entry = self.find_to_change(key).expect("the key was just inserted");
@@ -884,7 +893,8 @@ impl Keys<'_> {
     fn remove_quietly(&mut self, key: &[u8]) -> Access {
         let (slot, hash) = self.place(key);
         let old = self.space.remove_entry(self.db, slot, hash, key);
-        old.map_or(Access::NEW, |entry| entry.access())
+        let now_s = (self.clock.now_ms / 1000) as u32;
+        old.map_or_else(|| Access::NEW.at(now_s), |entry| entry.access())
     }
 
     fn insert_new(&mut self, entry: Entry) {

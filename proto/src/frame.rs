@@ -98,6 +98,8 @@ pub mod flags {
     pub const RESENT: u8 = 1 << 5;
     /// The keys of this read are remembered for the worker: it is told when one changes.
     pub const TRACK: u8 = 1 << 6;
+    /// CLIENT NO-TOUCH: the command's look-ups are no uses of the keys (LRU, LFU).
+    pub const NO_TOUCH: u8 = 1 << 7;
 }
 
 /// Header of a command record. The layout, in order: op u8, flags u8, db u16, slot u16, reserved

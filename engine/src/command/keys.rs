@@ -12,7 +12,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new("move", move_key),
     Command::new("rename", rename),
     Command::new("renamenx", renamenx),
-    Command::new("touch", exists),
+    Command::new("touch", touch),
     Command::new("type", type_name),
     Command::new("unlink", del),
 ];
@@ -28,9 +28,17 @@ fn del(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     Ok(())
 }
 
-/// EXISTS and TOUCH: looking a key up touches it.
 fn exists(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    let found = args[1..].iter().filter(|key| ctx.keys.look(key)).count();
+    ctx.reply.count(found);
+    Ok(())
+}
+
+/// Looking a key up touches it, also for a client with CLIENT NO-TOUCH.
+fn touch(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    let no_touch = std::mem::replace(&mut ctx.keys.space().no_touch, false);
     let found = args[1..].iter().filter(|key| ctx.keys.get(key).is_some()).count();
+    ctx.keys.space().no_touch = no_touch;
     ctx.reply.count(found);
     Ok(())
 }

@@ -175,7 +175,7 @@ impl Executor {
         let Some(out) = self.replies.output(worker) else { return Served::Yes };
         let start = begin_answer(out, read.tag);
         let resp3 = read.flags & flags::RESP3 != 0;
-        self.engine.confine_scripts(read.flags, read.slot);
+        self.engine.heed_flags(read.flags, read.slot);
         match self.engine.read(now_ms, read.db, resp3, read.op, body, out) {
             ReadOutcome::Expired => {
                 abandon_answer(out, start);

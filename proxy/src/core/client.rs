@@ -12,7 +12,7 @@ use super::transaction::{ExecRest, Transaction};
 use super::users::Account;
 use bytes::BytesMut;
 use holdfast_proto::bugs;
-use holdfast_proto::frame::Watch;
+use holdfast_proto::frame::{Watch, flags};
 use holdfast_proto::resp::{Decoder, RawRequest};
 use holdfast_proto::slot::Slot;
 use smallvec::SmallVec;
@@ -145,6 +145,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// What the client's settings ask of each of its commands.
+    pub(crate) fn frame_flags(&self) -> u8 {
+        let resp3 = if self.resp3 { flags::RESP3 } else { 0 };
+        resp3 | if self.no_touch { flags::NO_TOUCH } else { 0 }
+    }
+
     pub(crate) fn new(
         id: u64,
         generation: u32,

@@ -211,7 +211,7 @@ impl WorkerCore {
         let write = resolved.spec.is_logged();
         let client = self.clients.get_mut(index)?;
         let (generation, db) = (client.generation, client.db);
-        let resp3_flag = if client.resp3 { flags::RESP3 } else { 0 };
+        let client_flags = client.frame_flags();
         let reply = client.expect_reply();
         if !write {
             client.remember_read(None, reply);
@@ -233,7 +233,7 @@ impl WorkerCore {
             let handle = self.submit(Draft {
                 owner: Owner::Scatter { index: scatter, part: part as u32 },
                 kind: if write { WRITE_COMMAND } else { READ_COMMAND },
-                flags: resp3_flag | extra,
+                flags: client_flags | extra,
                 db,
                 slot,
                 shard,

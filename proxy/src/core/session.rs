@@ -486,7 +486,7 @@ impl WorkerCore {
             Kind::Read(_) => client.last_write(shard),
             Kind::Write(_) => Handle::NOWHERE,
         };
-        let flags = if client.resp3 { flags::RESP3 } else { 0 } | extra_flags;
+        let flags = client.frame_flags() | extra_flags;
         let db = client.db;
         let handle =
             self.submit(Draft { owner, kind, flags, db, slot, shard, depends_on, command, body });

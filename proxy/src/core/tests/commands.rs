@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::respond;
+use holdfast_proto::frame::flags;
 
 fn ask(world: &mut World, client: ClientKey, command: &str) -> String {
     world.send(client, command);
@@ -469,4 +470,23 @@ fn a_slot_is_asked_about_where_it_is() {
     assert_eq!(ask(&mut world, third, "CLUSTER COUNTKEYSINSLOT 16384"), bad);
     let bad = "-ERR Invalid slot or number of keys\r\n";
     assert_eq!(ask(&mut world, third, "CLUSTER GETKEYSINSLOT 0 -1"), bad);
+}
+
+#[test]
+fn no_touch_goes_with_every_command_of_its_client() {
+    let mut world = World::new(2);
+    let client = world.client();
+    let (a, b) = (key_of_shard(1, 2), key_of_shard(2, 2));
+    let flags_of = |received: &Received| match received {
+        Received::Write { header, .. } => header.flags,
+        Received::Read(read) => read.flags,
+    };
+    world.send(client, &format!("CLIENT NO-TOUCH ON\nSET {a} 1\nGET {a}\nMGET {a} {b}"));
+    let sent: Vec<Received> =
+        [world.received(0), world.received(1)].into_iter().flatten().collect();
+    assert_eq!(sent.len(), 4, "{sent:?}");
+    assert!(sent.iter().all(|sent| flags_of(sent) & flags::NO_TOUCH != 0), "{sent:?}");
+    let other = world.client();
+    world.send(other, &format!("GET {a}"));
+    assert_eq!(flags_of(&world.received_one(0)) & flags::NO_TOUCH, 0);
 }
