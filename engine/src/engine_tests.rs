@@ -680,3 +680,21 @@ fn looking_a_key_up_is_a_use_unless_the_client_says_otherwise() {
     client.run("GET key");
     assert_eq!(client.run("OBJECT IDLETIME key"), ":0\r\n");
 }
+
+#[test]
+fn debug_object_tells_of_a_value_as_redis_does() {
+    let mut client = Client::new();
+    client.run("SET s x");
+    client.run("SET i 12");
+    client.run("HSET h f v");
+    let told = |encoding: &str, refcount: i64, length: usize| {
+        format!(
+            "+Value at:0x0 refcount:{refcount} encoding:{encoding} serializedlength:{length} \
+             lru:1000 lru_seconds_idle:0\r\n"
+        )
+    };
+    assert_eq!(client.run("DEBUG OBJECT s"), told("embstr", 1, 2));
+    assert_eq!(client.run("DEBUG OBJECT i"), told("int", i32::MAX.into(), 2));
+    assert_eq!(client.run("DEBUG OBJECT h"), told("listpack", 1, 14));
+    assert_eq!(client.run("DEBUG OBJECT none"), "-ERR no such key\r\n");
+}

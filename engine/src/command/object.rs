@@ -1,13 +1,14 @@
-//! OBJECT and MEMORY: what is known about a key's storage.
+//! OBJECT, MEMORY and DEBUG OBJECT: what is known about a key's storage.
 
 use super::{Command, CommandResult, Ctx, is_option};
 use crate::error::CommandError;
 use crate::num::int_arg;
+use crate::rdb::{DUMP_FOOTER_LEN, payload};
 use crate::value::ValueRef;
 use holdfast_proto::command as table;
 
 pub(super) const COMMANDS: &[Command] =
-    &[Command::new("memory", memory), Command::new("object", object)];
+    &[Command::new("debug", debug), Command::new("memory", memory), Command::new("object", object)];
 
 /// Redis shares the objects of small numbers and shows this reference count for them.
 const SHARED_REFCOUNT: i64 = i32::MAX as i64;
@@ -28,9 +29,7 @@ fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     if is_option(sub, "ENCODING") {
         ctx.reply.bulk(entry.encoding().as_bytes());
     } else if is_option(sub, "REFCOUNT") {
-        let shared =
-            matches!(entry.value(), ValueRef::Int(value) if SHARED_INTEGERS.contains(&value));
-        ctx.reply.int(if shared { SHARED_REFCOUNT } else { 1 });
+        ctx.reply.int(refcount(entry.value()));
     } else if is_option(sub, "IDLETIME") {
         if config.policy.is_lfu() {
             return Err(CommandError::Text(
@@ -50,6 +49,34 @@ fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
         ));
     }
     Ok(())
+}
+
+/// DEBUG OBJECT; all other subcommands are the proxy's.
+fn debug(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
+    let &[_, sub, key] = args else { return Err(CommandError::Syntax) };
+    if !is_option(sub, "OBJECT") {
+        return Err(CommandError::Syntax);
+    }
+    let now_s = (ctx.keys.now_ms() / 1000) as u32;
+    let no_key = CommandError::Text("ERR no such key");
+    let entry = ctx.keys.peek_entry(key).ok_or(no_key)?;
+    let idle_s = entry.access().idle_s(now_s);
+    let used_s = now_s.wrapping_sub(idle_s) & 0xff_ffff;
+    let serialized = payload::write(entry.value()).len() - 1 - DUMP_FOOTER_LEN;
+    let encoding = entry.encoding();
+    // The address would be this replica's own affair.
+    let text = format!(
+        "Value at:0x0 refcount:{} encoding:{encoding} serializedlength:{serialized} lru:{used_s} \
+         lru_seconds_idle:{idle_s}",
+        refcount(entry.value()),
+    );
+    ctx.reply.simple(&text);
+    Ok(())
+}
+
+fn refcount(value: ValueRef<'_>) -> i64 {
+    let shared = matches!(value, ValueRef::Int(value) if SHARED_INTEGERS.contains(&value));
+    if shared { SHARED_REFCOUNT } else { 1 }
 }
 
 fn memory(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {

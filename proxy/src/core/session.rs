@@ -5,7 +5,7 @@
 
 use super::client::{ReplyMode, Stall};
 use super::flow::{Draft, READ_COMMAND, WRITE_COMMAND};
-use super::local::{Handler, LocalCommand, SENTINEL, table};
+use super::local::{Handler, LocalCommand, SENTINEL, debug_object, may_debug, table};
 use super::pubsub::confinement_error;
 use super::request::{Handle, Kind, Owner, Request};
 use super::{WorkerCore, respond, stats};
@@ -190,6 +190,13 @@ impl WorkerCore {
         match resolved.handler {
             Handler::Data => self.route_data(index, resolved, request),
             Handler::Spread(spread) => self.route_spread(index, resolved, spread, request),
+            Handler::Local(_)
+                if resolved.spec.name == "debug"
+                    && debug_object(&request).is_some()
+                    && may_debug(self, index) =>
+            {
+                self.ask_about_key(index, resolved, request);
+            }
             Handler::Local(run) => {
                 if resolved.spec.name.contains('|') {
                     self.stats.count_subcommand(resolved.spec.name);
@@ -344,6 +351,16 @@ impl WorkerCore {
     pub(crate) fn db_of(&self, index: u32) -> u16 {
         let Some(client) = self.clients.get(index) else { return 0 };
         client.transaction.as_ref().and_then(|t| t.selected()).unwrap_or(client.db)
+    }
+
+    /// DEBUG OBJECT: the shard of the key answers.
+    fn ask_about_key(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
+        let db = self.db_of(index);
+        let key = debug_object(&request).unwrap_or_default();
+        match self.route_slot(self.placement.slot_of(db, key)) {
+            Route::One { shard, slot } => self.forward(index, resolved, request, shard, slot),
+            _ => self.reject(index, resolved.index, respond::SLOT_NOT_SERVED),
+        }
     }
 
     /// CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT: the node that has the slot answers.

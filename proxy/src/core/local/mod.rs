@@ -11,6 +11,7 @@ mod latency;
 mod server;
 
 pub(crate) use connection::help;
+pub(crate) use server::{debug_object, may_debug};
 
 use super::WorkerCore;
 use super::pubsub::PushCommand;

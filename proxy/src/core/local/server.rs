@@ -100,16 +100,25 @@ const MEMORY_HELP: &[&str] = &[
     "    Print this help.",
 ];
 
-/// What test suites use of DEBUG, when the operator allows it (`enable-debug-command`).
-pub(super) fn debug(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
-    let allowed = match core.setting("enable-debug-command") {
+/// May the client use DEBUG (`enable-debug-command`)?
+pub(crate) fn may_debug(core: &WorkerCore, index: u32) -> bool {
+    match core.setting("enable-debug-command") {
         Some("yes") => true,
         Some("local") => {
             core.clients.get(index).is_some_and(|client| client.addr.ip().is_loopback())
         }
         _ => false,
-    };
-    if !allowed {
+    }
+}
+
+/// DEBUG OBJECT, which the shard of the key answers: its key.
+pub(crate) fn debug_object(request: &RawRequest) -> Option<&[u8]> {
+    (request.len() == 3 && request.arg(1).eq_ignore_ascii_case(b"object")).then(|| request.arg(2))
+}
+
+/// What test suites use of DEBUG, when the operator allows it.
+pub(super) fn debug(core: &mut WorkerCore, index: u32, request: &RawRequest, out: &mut BytesMut) {
+    if !may_debug(core, index) {
         return encode::error(out, respond::DEBUG_NOT_ALLOWED);
     }
     match request.arg(1).to_ascii_lowercase().as_slice() {
@@ -149,6 +158,8 @@ pub(super) fn debug(core: &mut WorkerCore, index: u32, request: &RawRequest, out
 
 const DEBUG_HELP: &[&str] = &[
     "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "OBJECT <key>",
+    "    Show low level info about <key> and its value.",
     "ERROR <string>",
     "    Return a Redis protocol error with <string> as message.",
     "SLEEP <seconds>",

@@ -406,9 +406,10 @@ fn monitors_are_told_what_others_run() {
 fn debug_is_for_test_suites_only() {
     let mut world = World::new(1);
     let client = world.client();
-    assert!(
-        ask(&mut world, client, "DEBUG SLEEP 1").starts_with("-ERR DEBUG command not allowed.")
-    );
+    for command in ["DEBUG SLEEP 1", "DEBUG OBJECT key"] {
+        let told = ask(&mut world, client, command);
+        assert!(told.starts_with("-ERR DEBUG command not allowed."), "{told}");
+    }
     let mut allowed = topology(1, "");
     allowed.version = 2;
     let settings = settings(&[("enable-debug-command", "yes")]);
@@ -416,6 +417,11 @@ fn debug_is_for_test_suites_only() {
     let now = world.now();
     world.core.topology(Arc::new(allowed), now);
     assert_eq!(ask(&mut world, client, "DEBUG ERROR OOPS"), "-OOPS\r\n");
+    world.send(client, "DEBUG OBJECT key");
+    let sent = world.received_one(0);
+    assert!(matches!(sent, Received::Read(_)) && sent.text() == "DEBUG OBJECT key");
+    world.reply(0, &sent, "+Value at:0x0\r\n");
+    assert_eq!(world.told(client), "+Value at:0x0\r\n");
     assert_eq!(ask(&mut world, client, "DEBUG STRINGMATCH-LEN 10 *b"), ":0\r\n");
     world.send(client, "DEBUG SLEEP 0.5\nPING");
     world.pass(400, &[0, 1, 2]);
