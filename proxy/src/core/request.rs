@@ -37,6 +37,8 @@ pub(crate) enum Owner {
     Client { client: u32, generation: u32, reply: u32 },
     /// A question after the body of a script.
     Lookup { index: u32 },
+    /// A command queued in a client's transaction that EXEC waits for.
+    Queued { client: u32, generation: u32, position: u32 },
     /// One part of a command that went to several shards.
     Scatter { index: u32, part: u32 },
 }

@@ -209,7 +209,7 @@ impl WorkerCore {
             Handler::ScriptCache => self.handle_script_cache(index, resolved, request),
             Handler::Push(command) => self.handle_push_command(index, resolved, command, request),
             Handler::Multi => self.handle_multi(index),
-            Handler::Exec => self.handle_exec(index, resolved),
+            Handler::Exec => self.handle_exec(index, resolved, request),
             Handler::Discard => self.handle_discard(index),
             Handler::Watch => self.handle_watch(index, resolved, request),
             Handler::Unwatch => self.handle_unwatch(index),
@@ -532,6 +532,9 @@ impl WorkerCore {
         match request.owner {
             Owner::Nobody => {}
             Owner::Lookup { index } => self.lookup_answered(index, payload),
+            Owner::Queued { client, generation, position } => {
+                self.queued_answered(client, generation, position, payload);
+            }
             Owner::Scatter { index, part } => {
                 self.deliver_part(index, part, Bytes::copy_from_slice(payload))
             }

@@ -203,7 +203,7 @@ impl WorkerCore {
         match self.requests.get(index).owner {
             Owner::Client { client, .. } => Some(client),
             Owner::Scatter { index, .. } => self.scatters.client_of(index),
-            Owner::Nobody | Owner::Lookup { .. } => None,
+            Owner::Nobody | Owner::Lookup { .. } | Owner::Queued { .. } => None,
         }
     }
 

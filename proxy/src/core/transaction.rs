@@ -5,15 +5,16 @@
 //! survives a failover like any other write.
 
 use super::client::{Client, Stall, Watches};
+use super::flow::{Draft, READ_COMMAND};
 use super::local::{ACCEPT, Handler, LocalCommand};
-use super::pubsub::{PushCommand, run_subscription};
-use super::request::Kind;
+use super::pubsub::{PushCommand, pubsub_help, run_subscription};
+use super::request::{Handle, Kind, Owner};
 use super::session::{Resolved, Route};
 use super::users::Account;
-use super::{WorkerCore, local, respond};
+use super::{WorkerCore, local, respond, stats};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_proto::command::{self, flag};
-use holdfast_proto::frame::{ReadOp, RecordOp, Watch};
+use holdfast_proto::frame::{ReadOp, RecordOp, Watch, flags};
 use holdfast_proto::resp::{RawRequest, ReplyScanner, encode};
 use holdfast_proto::slot::Slot;
 
@@ -35,6 +36,8 @@ pub(crate) struct Transaction {
     users_version: u64,
     /// By the last SELECT in it.
     db: Option<u16>,
+    /// Nodes have been asked for the queued commands that they answer.
+    asked: bool,
 }
 
 /// One queued command.
@@ -43,16 +46,27 @@ enum Queued {
     Shard(RawRequest),
     /// Answered here, when the record's answer is there.
     Local(LocalCommand, RawRequest),
+    /// PUBSUB: a node is asked when EXEC comes, and EXEC waits for the answer. (The state machine
+    /// knows no subscribers.)
+    Node(RawRequest, Option<Bytes>),
 }
 
 /// What is left to do when the answer of an EXEC arrives.
 pub(crate) struct ExecRest {
     /// The reply it belongs to.
     reply: u32,
-    /// In the order of the queue: `None` is the next element of the shard's answer.
-    parts: Vec<Option<(LocalCommand, RawRequest)>>,
+    /// In the order of the queue.
+    parts: Vec<Part>,
     /// Database after the transaction, if it had a SELECT.
     db: Option<u16>,
+}
+
+/// Where an element of the reply to EXEC comes from.
+enum Part {
+    /// It is the next element of the shard's answer.
+    Shard,
+    Local(LocalCommand, RawRequest),
+    Known(Bytes),
 }
 
 impl WorkerCore {
@@ -124,6 +138,10 @@ impl WorkerCore {
             Handler::Push(PushCommand::Subscription) => Queued::Local(run_subscription, request),
             // Delivered by whichever shard executes the transaction.
             Handler::Push(PushCommand::Publish { .. }) => Queued::Shard(request),
+            Handler::Push(PushCommand::Introspect) if is_help(&request) => {
+                Queued::Local(pubsub_help, request)
+            }
+            Handler::Push(PushCommand::Introspect) => Queued::Node(request, None),
             Handler::Unsupported => {
                 let text = respond::not_supported(resolved.spec);
                 return self.reject(index, resolved.index, &text);
@@ -176,7 +194,61 @@ impl WorkerCore {
         Ok(())
     }
 
-    pub(crate) fn handle_exec(&mut self, index: u32, resolved: Resolved) {
+    /// Asks a node for the answers that only nodes have; whether EXEC has to wait for them.
+    fn ask_before_exec(&mut self, index: u32) -> bool {
+        let Some(client) = self.clients.get_mut(index) else { return false };
+        let (generation, db) = (client.generation, client.db);
+        let flags = client.frame_flags() | flags::KEYLESS;
+        let Some(transaction) = &mut client.transaction else { return false };
+        if transaction.aborted || std::mem::replace(&mut transaction.asked, true) {
+            return false;
+        }
+        let asks = transaction.queue.iter().zip(0u32..).filter_map(|(queued, position)| {
+            let Queued::Node(request, _) = queued else { return None };
+            Some((position, request.raw.clone()))
+        });
+        let asks: Vec<(u32, Bytes)> = asks.collect();
+        // Any primary knows. Without one, the parts say so.
+        let Some(&shard) = self.router.serving_shards().first() else { return false };
+        let waits = !asks.is_empty();
+        for (position, body) in asks {
+            self.submit(Draft {
+                owner: Owner::Queued { client: index, generation, position },
+                kind: READ_COMMAND,
+                flags,
+                db,
+                slot: self.keyless_slot(shard),
+                shard,
+                depends_on: Handle::NOWHERE,
+                command: stats::NO_COMMAND,
+                body,
+            });
+        }
+        waits
+    }
+
+    /// A node has answered a queued command; after the last one EXEC goes on.
+    pub(crate) fn queued_answered(
+        &mut self,
+        index: u32,
+        generation: u32,
+        position: u32,
+        payload: &[u8],
+    ) {
+        let Some(client) = self.clients.of_generation(index, generation) else { return };
+        let Some(transaction) = &mut client.transaction else { return };
+        if let Some(Queued::Node(_, answer)) = transaction.queue.get_mut(position as usize) {
+            *answer = Some(Bytes::copy_from_slice(payload));
+        }
+        if !transaction.queue.iter().any(|queued| matches!(queued, Queued::Node(_, None))) {
+            self.unstall(vec![(index, generation)]);
+        }
+    }
+
+    pub(crate) fn handle_exec(&mut self, index: u32, resolved: Resolved, request: RawRequest) {
+        if self.ask_before_exec(index) {
+            return self.park(index, request, Stall::Script);
+        }
         let Some(client) = self.clients.get_mut(index) else { return };
         let Some(transaction) = client.transaction.take() else {
             return self.reply_error(index, respond::EXEC_WITHOUT_MULTI);
@@ -244,8 +316,10 @@ impl WorkerCore {
         let mut reply = BytesMut::new();
         encode::array(&mut reply, transaction.queue.len());
         for queued in transaction.queue {
-            if let Queued::Local(run, request) = queued {
-                self.run_into(index, run, &request, &mut reply);
+            match queued {
+                Queued::Local(run, request) => self.run_into(index, run, &request, &mut reply),
+                Queued::Node(_, answer) => reply.extend_from_slice(&known(answer)),
+                Queued::Shard(_) => {}
             }
         }
         self.reply_with(index, |out| out.extend_from_slice(&reply));
@@ -285,8 +359,9 @@ impl WorkerCore {
         encode::array(&mut out, rest.parts.len());
         for part in rest.parts {
             match part {
-                Some((run, request)) => self.run_into(index, run, &request, &mut out),
-                None => {
+                Part::Local(run, request) => self.run_into(index, run, &request, &mut out),
+                Part::Known(answer) => out.extend_from_slice(&answer),
+                Part::Shard => {
                     let len = ReplyScanner::default().scan(elements).ok().flatten().unwrap_or(0);
                     let (element, others) = elements.split_at(len);
                     out.extend_from_slice(element);
@@ -350,7 +425,9 @@ impl WorkerCore {
 impl Transaction {
     fn requests(&self) -> impl Iterator<Item = &RawRequest> {
         self.queue.iter().map(|queued| match queued {
-            Queued::Shard(request) | Queued::Local(_, request) => request,
+            Queued::Shard(request) | Queued::Local(_, request) | Queued::Node(request, _) => {
+                request
+            }
         })
     }
 
@@ -377,7 +454,7 @@ impl Queued {
     /// the buffer that they came in with others.
     fn detached(mut self) -> Self {
         const COPIED_BYTES_MAX: usize = 16 * 1024;
-        let (Self::Shard(request) | Self::Local(_, request)) = &mut self;
+        let (Self::Shard(request) | Self::Local(_, request) | Self::Node(request, _)) = &mut self;
         if request.raw.len() <= COPIED_BYTES_MAX {
             request.raw = Bytes::copy_from_slice(&request.raw);
         }
@@ -386,14 +463,13 @@ impl Queued {
 
     /// The database of a SELECT.
     fn selected(&self) -> Option<u16> {
-        let (Self::Shard(request) | Self::Local(_, request)) = self;
+        let (Self::Shard(request) | Self::Local(_, request) | Self::Node(request, _)) = self;
         std::str::from_utf8(request.arg(1)).ok()?.parse().ok()
     }
 
     fn len_bytes(&self) -> usize {
-        match self {
-            Self::Shard(request) | Self::Local(_, request) => request.raw.len(),
-        }
+        let (Self::Shard(request) | Self::Local(_, request) | Self::Node(request, _)) = self;
+        request.raw.len()
     }
 }
 
@@ -412,11 +488,15 @@ impl ExecRest {
                             .and_then(|text| text.parse().ok())
                             .or(db);
                     }
-                    None
+                    Part::Shard
                 }
                 Queued::Local(run, request) => {
                     simple = false;
-                    Some((run, request))
+                    Part::Local(run, request)
+                }
+                Queued::Node(_, answer) => {
+                    simple = false;
+                    Part::Known(known(answer))
                 }
             });
         }
@@ -435,7 +515,7 @@ fn encode_exec(transaction: &Transaction, watches: Option<&Watches>, account: &A
     }
     let records = transaction.queue.iter().filter_map(|queued| match queued {
         Queued::Shard(request) => Some(request),
-        Queued::Local(..) => None,
+        Queued::Local(..) | Queued::Node(..) => None,
     });
     body.put_u32_le(records.clone().count() as u32);
     for request in records {
@@ -446,6 +526,20 @@ fn encode_exec(transaction: &Transaction, watches: Option<&Watches>, account: &A
         }
     }
     body.freeze()
+}
+
+/// What a node answered; nobody was there to ask otherwise.
+fn known(answer: Option<Bytes>) -> Bytes {
+    answer.unwrap_or_else(|| {
+        let mut out = BytesMut::new();
+        encode::error(&mut out, respond::SLOT_NOT_SERVED);
+        out.freeze()
+    })
+}
+
+/// PUBSUB HELP.
+fn is_help(request: &RawRequest) -> bool {
+    request.arg(1).eq_ignore_ascii_case(b"help")
 }
 
 /// Calls commands of its own.

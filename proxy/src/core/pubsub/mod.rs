@@ -258,7 +258,9 @@ impl WorkerCore {
             PushCommand::Subscription => self.handle_subscription(index, resolved, &request),
             PushCommand::Publish { sharded } => self.publish(index, resolved, sharded, request),
             PushCommand::Introspect if request.arg(1).eq_ignore_ascii_case(b"help") => {
-                self.reply_with(index, pubsub_help);
+                let mut out = BytesMut::new();
+                pubsub_help(self, index, &request, &mut out);
+                self.reply_with(index, |reply| reply.extend_from_slice(&out));
             }
             PushCommand::Introspect => self.route_data(index, resolved, request),
         }
@@ -585,7 +587,7 @@ fn encode_message(out: &mut BytesMut, message: &Message<'_>, resp3: bool) {
     encode::bulk(out, message.payload);
 }
 
-fn pubsub_help(out: &mut BytesMut) {
+pub(crate) fn pubsub_help(_: &mut WorkerCore, _: u32, _: &RawRequest, out: &mut BytesMut) {
     super::local::help(
         out,
         &[

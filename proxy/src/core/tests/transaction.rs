@@ -141,3 +141,34 @@ fn over_several_slots_it_is_refused_only_on_several_shards() {
     world.send(client, &commands);
     assert_eq!(exec_body(&world.received_one(0)).1.len(), 2);
 }
+
+/// Only nodes know the subscribers: one is asked before the record goes.
+#[test]
+fn exec_waits_for_what_a_node_tells_of_subscribers() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "MULTI\nSET a 1\nPUBSUB NUMSUB x\nPING\nPUBSUB NUMPAT\nEXEC\nGET a");
+    assert_eq!(world.told(client), "+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n");
+    let asked = world.received(0);
+    assert_eq!(texts(&asked), ["PUBSUB NUMSUB x", "PUBSUB NUMPAT"]);
+    world.reply(0, &asked[1], ":7\r\n");
+    assert!(world.received(0).is_empty());
+    world.reply(0, &asked[0], "*2\r\n$1\r\nx\r\n:3\r\n");
+    let sent = world.received(0);
+    assert_eq!(exec_body(&sent[0]), (0, vec!["SET a 1".to_owned()]));
+    world.reply(0, &sent[0], "*1\r\n+OK\r\n");
+    let read = world.received_one(0);
+    world.reply(0, &read, "$1\r\n1\r\n");
+    let told = "*4\r\n+OK\r\n*2\r\n$1\r\nx\r\n:3\r\n+PONG\r\n:7\r\n$1\r\n1\r\n";
+    assert_eq!(world.told(client), told);
+    // Without a record, and with nobody to ask but the proxy itself.
+    world.send(client, "MULTI\nPUBSUB CHANNELS\nEXEC\nMULTI\nPUBSUB HELP\nDISCARD");
+    let asked = world.received_one(0);
+    world.reply(0, &asked, "*0\r\n");
+    let told = world.told(client);
+    assert_eq!(told, "+OK\r\n+QUEUED\r\n*1\r\n*0\r\n+OK\r\n+QUEUED\r\n+OK\r\n");
+    // An aborted transaction asks nobody.
+    world.send(client, "MULTI\nPUBSUB CHANNELS\nNOSUCH\nEXEC");
+    assert!(world.received(0).is_empty());
+    assert!(world.told(client).ends_with(&format!("-{}\r\n", respond::EXECABORT)));
+}
