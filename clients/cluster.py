@@ -13,12 +13,14 @@ import time
 import urllib.parse
 
 SHARDS = 3
+PROXIES = 2
 START_SECONDS = 60
 
-# Set by `running`.
+# Set by `running`. `uri` is the first proxy's, which most tests need alone.
 binary = None
 folder = None
 uri = None
+uris = None
 ca = None
 host = None
 port = None
@@ -36,15 +38,29 @@ def free_ports(count):
     return ports
 
 
+def free_range(count):
+    """The first of so many free ports in a row: proxies count up from theirs."""
+    while True:
+        first = free_ports(1)[0]
+        try:
+            with contextlib.ExitStack() as stack:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+        except (OSError, OverflowError):
+            pass
+
+
 @contextlib.contextmanager
 def running(program, data):
-    global binary, folder, uri, ca, host, port, password
+    global binary, folder, uri, uris, ca, host, port, password
     binary, folder = program, data
     log = data / "up.log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
             [binary, "up", "--data-dir", data, "--shards", str(SHARDS), "--no-status",
-             "--port", str(free_ports(1)[0]), "--internal-port", "21900"],
+             "--proxies", str(PROXIES), "--port", str(free_range(PROXIES)),
+             "--internal-port", "21900"],
             stdout=out, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -56,6 +72,8 @@ def running(program, data):
             time.sleep(0.05)
             found = re.search(r"^REDIS_URL=(\S+)|^  REDIS_URL=(\S+)", log.read_text(), re.M)
         uri = found.group(1) or found.group(2)
+        uris = re.findall(r"rediss://\S+", log.read_text().split("REDIS_URL=")[0])
+        assert len(uris) == PROXIES and uris[0] == uri, uris
         parsed = urllib.parse.urlsplit(uri)
         host, port, password = parsed.hostname, parsed.port, parsed.password
         ca = str(data / "tls" / "ca.crt")
@@ -70,10 +88,11 @@ def tls():
     return {"ssl_ca_certs": ca}
 
 
-def client(**more):
+def client(proxy=0, **more):
+    """A client of one of the proxies."""
     import redis
 
-    return redis.Redis.from_url(uri, **tls(), **more)
+    return redis.Redis.from_url(uris[proxy], **tls(), **more)
 
 
 def redis_cli(*words, stdin=None, program="redis-cli", check=True):
