@@ -9,7 +9,9 @@
 
 use crate::client_io;
 use crate::clock;
-use crate::core::{Action, Change, ChangeError, CoreConfig, OutageReport, Stats, WorkerCore};
+use crate::core::{
+    Action, Change, ChangeError, CoreConfig, OutageReport, Redirected, Stats, WorkerCore,
+};
 use crate::link_io;
 use crate::tls::TlsSettings;
 use anyhow::Context as _;
@@ -42,6 +44,8 @@ pub(crate) enum ToWorker {
     },
     /// A line for clients that watch commands.
     Monitored(Bytes),
+    /// About clients that track for clients of other workers.
+    Redirected(Redirected),
     /// What came of [`FromWorker::Propose`].
     Proposed {
         ask: usize,
@@ -194,6 +198,10 @@ async fn serve(start: WorkerStart) -> anyhow::Result<()> {
                 shell.core.borrow_mut().monitored(&line);
                 shell.settle(None);
             }
+            ToWorker::Redirected(message) => {
+                shell.core.borrow_mut().redirected(message, clock::now());
+                shell.settle(None);
+            }
             ToWorker::Proposed { ask, result } => {
                 shell.core.borrow_mut().proposed(ask, result, clock::now());
                 shell.settle(None);
@@ -326,6 +334,11 @@ impl Shell {
             Action::Monitored { line } => {
                 for peer in &self.peers {
                     let _ = peer.send(ToWorker::Monitored(line.clone()));
+                }
+            }
+            Action::Redirect(message) => {
+                for peer in &self.peers {
+                    let _ = peer.send(ToWorker::Redirected(message.clone()));
                 }
             }
             Action::Propose { ask, change } => {

@@ -233,6 +233,8 @@ impl World {
             | Action::Monitoring { .. }
             | Action::Monitored { .. }
             | Action::Propose { .. }
+            // There is one worker.
+            | Action::Redirect(_)
             | Action::OutageOver { .. } => {}
         }
     }

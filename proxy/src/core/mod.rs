@@ -17,6 +17,7 @@ mod peers;
 mod profile;
 mod proposals;
 mod pubsub;
+mod redirect;
 mod request;
 mod respond;
 mod router;
@@ -31,6 +32,7 @@ mod transaction;
 mod users;
 
 pub use proposals::{Change, ChangeError};
+pub use redirect::Redirected;
 pub use respond::TOO_MANY_CLIENTS;
 pub use router::Outage as OutageReport;
 pub use stats::Stats;
@@ -114,6 +116,9 @@ pub enum Action {
     Monitoring { on: bool },
     /// A line for the watching clients of other workers.
     Monitored { line: bytes::Bytes },
+    /// About a tracking client whose invalidations go to a client of another worker: for the other
+    /// workers of the process ([`WorkerCore::redirected`]).
+    Redirect(Redirected),
     /// Bring a change to the sentinels and tell [`WorkerCore::proposed`] what came of it.
     Propose { ask: usize, change: Change },
     /// Get a new worker id and call [`WorkerCore::new_session`].
@@ -209,6 +214,10 @@ pub struct WorkerCore {
     commands_at_check: u64,
     ops_per_second: u64,
 }
+
+/// The low bits of a client's id: a count that tells the worker; the proxy stands above.
+const CLIENT_COUNT_BITS: u32 = 36;
+const CLIENT_COUNT_MASK: u64 = (1 << CLIENT_COUNT_BITS) - 1;
 
 impl WorkerCore {
     pub fn new(
@@ -360,7 +369,7 @@ impl WorkerCore {
         self.next_client += 1;
         let workers = u64::from(self.config.worker_count.max(1));
         let count = self.next_client * workers + u64::from(self.config.worker_index);
-        (self.config.proxy_id & 0xffff) << 36 | (count & 0xf_ffff_ffff)
+        (self.config.proxy_id & 0xffff) << CLIENT_COUNT_BITS | (count & CLIENT_COUNT_MASK)
     }
 
     /// Bytes of a client. Takes what can be processed now and keeps the rest.

@@ -9,12 +9,12 @@ use holdfast_proto::resp::{Args, RawRequest, encode};
 
 /// A command that waits for the other workers.
 pub(super) struct PeerAsk {
-    client: u32,
-    generation: u32,
-    reply: u32,
-    resp3: bool,
-    how: Merge,
-    own: Bytes,
+    pub(super) client: u32,
+    pub(super) generation: u32,
+    pub(super) reply: u32,
+    pub(super) resp3: bool,
+    pub(super) how: Merge,
+    pub(super) own: Bytes,
 }
 
 /// How the workers' answers become one.

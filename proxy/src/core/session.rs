@@ -302,6 +302,9 @@ impl WorkerCore {
     fn run_local(&mut self, index: u32, command: u16, request: &RawRequest, run: LocalCommand) {
         self.stats.commands += 1;
         self.stats.count_local(command);
+        if self.config.worker_count > 1 && self.asked_for_target(index, request) {
+            return self.mark_client(index);
+        }
         if (self.config.worker_count > 1 || self.topology.proxies.len() > 1)
             && let Some(how) = super::peers::merge_of(request)
         {

@@ -12,10 +12,11 @@
 //!   by an invalidation of its keys. So are reads inside transactions and reads that were split
 //!   over shards, whose reply is put together after their keys were read.
 
-use super::WorkerCore;
 use super::client::Client;
 use super::link::LinkState;
+use super::redirect::Redirected;
 use super::request::{Owner, Request};
+use super::{Action, WorkerCore};
 use bytes::{Buf, Bytes, BytesMut};
 use holdfast_proto::acl::split_caller;
 use holdfast_proto::command::{self, CommandSpec};
@@ -226,28 +227,45 @@ impl WorkerCore {
         let Some(tracking) = self.clients.get(index).and_then(|c| c.tracking.as_deref()) else {
             return;
         };
-        let (redirect, known_broken) = (tracking.redirect, tracking.broken);
-        let target = if redirect == 0 { Some(index) } else { self.clients.by_id(redirect) };
+        let target = tracking.redirect;
+        if target == 0 {
+            return self.tell_to_forget(index, false, keys);
+        }
+        if let Some(target) = self.clients.by_id(target) {
+            return self.tell_to_forget(target, true, keys);
+        }
+        if !self.is_of_other_worker(target) {
+            return self.redirection_broke(index);
+        }
+        let Some(source) = self.clients.get(index).map(|client| client.id) else { return };
+        let forget = Redirected::Forget { source, target, keys: keys.to_vec() };
+        self.actions.push(Action::Redirect(forget));
+    }
+
+    /// The client to which a client's invalidations go is gone.
+    pub(super) fn redirection_broke(&mut self, index: u32) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(tracking) = &mut client.tracking else { return };
+        let known = std::mem::replace(&mut tracking.broken, true);
+        let target = tracking.redirect;
+        if client.resp3 && !known {
+            let mut out = BytesMut::new();
+            encode::push(&mut out, 2, true);
+            encode::bulk(&mut out, b"tracking-redir-broken");
+            encode::integer(&mut out, target as i64);
+            client.push(&out);
+            self.mark_client(index);
+        }
+    }
+
+    /// Tells a client to forget keys, which another one has read if it was redirected.
+    pub(super) fn tell_to_forget(&mut self, target: u32, redirected: bool, keys: &[Bytes]) {
         let mut out = BytesMut::new();
-        let Some(target) = target else {
-            let Some(client) = self.clients.get_mut(index) else { return };
-            if let Some(tracking) = &mut client.tracking {
-                tracking.broken = true;
-            }
-            if client.resp3 && !known_broken {
-                encode::push(&mut out, 2, true);
-                encode::bulk(&mut out, b"tracking-redir-broken");
-                encode::integer(&mut out, redirect as i64);
-                client.push(&out);
-                self.mark_client(index);
-            }
-            return;
-        };
         let Some(client) = self.clients.get_mut(target) else { return };
         if client.resp3 {
             encode::push(&mut out, 2, true);
             encode::bulk(&mut out, b"invalidate");
-        } else if redirect != 0 && client.is_subscriber() {
+        } else if redirected && client.is_subscriber() {
             encode::array(&mut out, 3);
             encode::bulk(&mut out, b"message");
             encode::bulk(&mut out, INVALIDATE_CHANNEL);
@@ -319,15 +337,25 @@ pub(super) fn tracking(
     request: &RawRequest,
     out: &mut BytesMut,
 ) {
-    match core.set_tracking(index, request) {
+    match core.set_tracking(index, request, false) {
         Ok(()) => encode::ok(out),
         Err(text) => encode::error(out, &text),
     }
 }
 
 impl WorkerCore {
-    fn set_tracking(&mut self, index: u32, request: &RawRequest) -> Result<(), String> {
+    /// `vouched`: another worker has the client to which invalidations are redirected.
+    pub(super) fn set_tracking(
+        &mut self,
+        index: u32,
+        request: &RawRequest,
+        vouched: bool,
+    ) -> Result<(), String> {
         let options = self.tracking_options(request)?;
+        let redirect = options.redirect;
+        if redirect != 0 && !vouched && self.clients.by_id(redirect).is_none() {
+            return Err("ERR The client ID you want redirect to does not exist".to_owned());
+        }
         match request.arg(2).to_ascii_lowercase().as_slice() {
             b"off" => {
                 let old = self.clients.get_mut(index).and_then(|client| client.tracking.take());
@@ -337,6 +365,20 @@ impl WorkerCore {
             b"on" => self.start_tracking(index, options),
             _ => Err(super::respond::SYNTAX.to_owned()),
         }
+    }
+
+    /// The client that CLIENT TRACKING wants to be told, if another worker has to say whether it is
+    /// there.
+    pub(super) fn redirect_elsewhere(&self, request: &RawRequest) -> Option<u64> {
+        let is = |at: usize, word: &str| {
+            request.len() > at && request.arg(at).eq_ignore_ascii_case(word.as_bytes())
+        };
+        if !is(0, "client") || !is(1, "tracking") || !is(2, "on") {
+            return None;
+        }
+        let target = self.tracking_options(request).ok()?.redirect;
+        let elsewhere = target != 0 && self.is_of_other_worker(target);
+        elsewhere.then_some(target)
     }
 
     fn tracking_options(&self, request: &RawRequest) -> Result<Options, String> {
@@ -361,10 +403,6 @@ impl WorkerCore {
                     }
                     options.redirect = super::local::number(id)
                         .ok_or_else(|| super::respond::NOT_AN_INTEGER.to_owned())?;
-                    if self.clients.by_id(options.redirect).is_none() {
-                        let text = "ERR The client ID you want redirect to does not exist";
-                        return Err(text.to_owned());
-                    }
                 }
                 _ => return Err(syntax()),
             }

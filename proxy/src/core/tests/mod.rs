@@ -108,12 +108,17 @@ impl World {
     }
 
     pub(super) fn with(topology: v1::Topology) -> Self {
+        Self::of_worker(topology, 0, 1)
+    }
+
+    /// One of several workers of a proxy.
+    pub(super) fn of_worker(topology: v1::Topology, worker_index: u32, worker_count: u32) -> Self {
         let config = CoreConfig {
             cluster_id: [1; 16],
             secret: [2; 32],
             proxy_id: 1,
-            worker_index: 0,
-            worker_count: 1,
+            worker_index,
+            worker_count,
             announce_host: "proxy.example".to_owned(),
             announce_port: 6380,
             tls_port: 6380,

@@ -168,6 +168,66 @@ fn resp2_clients_are_told_through_another_connection() {
     assert!(world.told(client).contains("broken_redirect"));
 }
 
+/// Carries what one worker has to say to the other; how much that was.
+fn carry(from: &mut World, to: &mut World) -> usize {
+    let mut carried = 0;
+    for action in from.take_actions() {
+        if let Action::Redirect(message) = action {
+            let now = to.now();
+            to.core.redirected(message, now);
+            carried += 1;
+        }
+    }
+    carried
+}
+
+#[test]
+fn the_connection_that_is_told_may_be_another_workers() {
+    let mut workers: Vec<World> =
+        (0..2).map(|index| World::of_worker(topology(1, ""), index, 2)).collect();
+    let [here, there] = &mut workers[..] else { panic!("two workers") };
+    let listener = there.client();
+    there.send(listener, "CLIENT ID\nSUBSCRIBE __redis__:invalidate");
+    let id = there.told(listener)[1..].trim().parse::<u64>().unwrap();
+    there.pass(1_100, &[0, 1, 2]);
+    there.told(listener);
+    let client = here.client();
+    here.take_actions();
+    there.take_actions();
+    // What comes behind waits until the other worker has said that the client is there.
+    here.send(client, &format!("CLIENT TRACKING ON REDIRECT {id}\nGET k"));
+    assert_eq!((here.told(client), here.received(0).len()), (String::new(), 0));
+    assert_eq!(carry(here, there), 1);
+    assert_eq!(carry(there, here), 1);
+    assert_eq!(here.told(client), "+OK\r\n");
+    let get = here.received_one(0);
+    assert!(matches!(&get, Received::Read(read) if read.flags & TRACK != 0), "{get:?}");
+    here.reply(0, &get, "$1\r\nx\r\n");
+    here.told(client);
+    here.invalidate(0, 0, &["k"]);
+    assert_eq!(carry(here, there), 1);
+    assert_eq!(here.told(client), "");
+    assert_eq!(line(&there.told(listener)), "*3 $7 message $20 __redis__:invalidate *1 $1 k ");
+    // A primary is gone: everything is to be forgotten.
+    here.disconnect(0);
+    assert_eq!(carry(here, there), 1);
+    assert_eq!(line(&there.told(listener)), "*3 $7 message $20 __redis__:invalidate *-1 ");
+    // The other client leaves: the first one hears of it when there is something to tell.
+    let now = there.now();
+    there.core.client_gone(listener, now);
+    here.invalidate(1, 0, &[]);
+    assert_eq!(carry(here, there), 1);
+    assert_eq!(carry(there, here), 1);
+    here.send(client, "CLIENT TRACKINGINFO");
+    assert!(here.told(client).contains("broken_redirect"));
+    // And nobody can name it any more.
+    here.send(client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+    assert_eq!(carry(here, there), 1);
+    assert_eq!(carry(there, here), 1);
+    let told = here.told(client);
+    assert!(told.starts_with("-ERR The client ID you want redirect to does not exist"), "{told}");
+}
+
 #[test]
 fn what_a_transaction_or_a_split_command_read_is_not_to_be_kept() {
     let mut world = World::new(2);
