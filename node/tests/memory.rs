@@ -114,6 +114,11 @@ fn without_eviction_what_needs_memory_is_refused() {
         let used = cluster.metric(client.primary(), "redis_memory_used_bytes");
         assert!(used < LIMIT * 105 / 100, "{policy}: {used} bytes were used");
         assert_eq!(client.write(&[b"INCR", b"counter"]), error);
+        let script = b"return redis.call('INCR', 'counter')".as_slice();
+        let reply = client.write(&[b"EVAL", script, b"0"]);
+        assert!(reply.starts_with(b"-OOM command not allowed"), "{reply:?}");
+        let frees = b"redis.call('DEL', 'key:1000') return redis.call('SET', 'room', 1)".as_slice();
+        assert_eq!(client.write(&[b"EVAL", frees, b"0"]), "+OK\r\n");
         // What frees memory works, and then everything does.
         assert_eq!(client.read(&[b"EXISTS", b"key:1"]), ":1\r\n");
         for number in 0..1000 {
