@@ -77,10 +77,27 @@ def running(program, data):
         parsed = urllib.parse.urlsplit(uri)
         host, port, password = parsed.hostname, parsed.port, parsed.password
         ca = str(data / "tls" / "ca.crt")
+        give_two_workers(data / "conf" / "proxy-2.toml", urllib.parse.urlsplit(uris[1]).port)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def give_two_workers(config, port):
+    """The second proxy has two worker threads, whatever the machine: `up` starts it again."""
+    config.write_text("workers = 2\n" + config.read_text())
+    os.kill(pid_of_config(config), signal.SIGKILL)
+    deadline = time.monotonic() + START_SECONDS
+    time.sleep(0.2)
+    while True:
+        try:
+            socket.create_connection((host, port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def tls():

@@ -99,6 +99,36 @@ class Settings(unittest.TestCase):
             here.config_set(name, before)
 
 
+class Tracking(unittest.TestCase):
+    def test_one_connection_is_told_for_many_whatever_worker_they_came_to(self):
+        listener = cluster.client(1, protocol=2, decode_responses=True).pubsub()
+        # redis-py knows the id only of a connection that is not subscribed yet.
+        listener.connection = listener.connection_pool.get_connection()
+        listener.connection.send_command("CLIENT", "ID")
+        told = int(listener.connection.read_response())
+        listener.subscribe("__redis__:invalidate")
+        self.assertEqual(listener.get_message(timeout=10)["type"], "subscribe")
+        readers = [
+            cluster.client(1, protocol=2, single_connection_client=True) for _ in range(12)]
+        for number, reader in enumerate(readers):
+            reader.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", told)
+            reader.get(f"tracked:{number}")
+        writer = cluster.client()
+        for number in range(len(readers)):
+            writer.set(f"tracked:{number}", "changed")
+        heard = set()
+        while len(heard) < len(readers):
+            message = listener.get_message(timeout=10)
+            self.assertIsNotNone(message, f"only {sorted(heard)}")
+            heard.update(message["data"])
+        self.assertEqual(heard, {f"tracked:{number}" for number in range(len(readers))})
+        with self.assertRaisesRegex(redis.ResponseError, "does not exist"):
+            readers[0].execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", told + 1000)
+        for each in readers:
+            each.close()
+        listener.close()
+
+
 class Messages(unittest.TestCase):
     """Publishers and subscribers at both proxies, channels on all three shards."""
 
