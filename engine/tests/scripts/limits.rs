@@ -50,6 +50,33 @@ fn endless_scripts_are_stopped() {
     }
 }
 
+/// A replica that has run many scripts must answer as one that starts now: whatever a script leaves
+/// in the interpreter adds up.
+#[test]
+fn the_thousandth_script_runs_like_the_first() {
+    let mut engine = Logged::of(EngineConfig::default());
+    let scripts = [
+        "return 'x'",
+        "return tostring({}) .. tostring(print)",
+        "redis.call('rpush', 'l', 'a') redis.call('ltrim', 'l', -9, -1) return #redis.call('lrange', 'l', 0, -1)",
+        "return {pcall(error, {err = 'mine'})}",
+        "return redis.pcall('nosuch')",
+        "return redis.call('incr', 'l')",
+        "return cjson.decode(cjson.encode({1, {a = 'b'}}))[2].a .. cmsgpack.pack({1, 'x'})",
+        "return (string.gsub('abc', '%w', '%0%0')) .. string.format('%5.1f', 2.55)",
+        "for w in string.gmatch('a b c', '%a') do redis.call('set', w, w) end return math.random(100)",
+        "local co = coroutine.wrap(function() coroutine.yield(1) end) return co()",
+        "error('own')",
+    ];
+    // The interpreter's stack ends at 8000 values.
+    for round in 0..9000 {
+        for script in scripts {
+            let reply = format!("{:?}", engine.eval(script));
+            assert!(!reply.contains("stack"), "round {round}: {script}: {reply}");
+        }
+    }
+}
+
 #[test]
 fn a_stopped_script_names_its_line_and_keeps_what_it_wrote() {
     let mut engine = small_budget();
