@@ -266,6 +266,8 @@ impl Lane {
         let wants_primary = self.random.chance(2, 3);
         let shard = 1 + self.random.below(u64::from(self.shared.target.shards())) as u32;
         let any = self.pick(Role::Node)?;
-        if wants_primary { self.shared.target.primary(shard) } else { Ok(any) }
+        // Between two primaries, which another lane's fault may have caused, a shard has none.
+        let primary = wants_primary.then(|| self.shared.target.primary(shard).ok()).flatten();
+        Ok(primary.unwrap_or(any))
     }
 }

@@ -94,7 +94,7 @@ impl Report {
 /// After a majority came back, held requests may still run out of time for so long: the proxies'
 /// hold deadline and two seconds.
 const AFTER_MAJORITY_NS: u64 = 12_000_000_000;
-/// A connection that broke because its proxy was killed is noticed within this.
+/// A client that cannot connect because a proxy was killed has tried for no longer than this.
 const AFTER_PROXY_NS: u64 = 2_000_000_000;
 
 /// Why a client had to see this, if it had to.
@@ -110,17 +110,58 @@ pub fn excuse(incident: &Incident, episodes: &[Episode]) -> Option<&'static str>
         let touches = incident.at >= episode.start
             && incident.start <= episode.end.saturating_add(AFTER_PROXY_NS);
         let connection = match incident.kind {
+            // However late a client that paused notices it.
             IncidentKind::ConnectionLost => {
-                episode.kind == FaultKind::ProxyKill && episode.targets.contains(&incident.via)
+                episode.kind == FaultKind::ProxyKill
+                    && episode.targets.contains(&incident.via)
+                    && incident.connected <= episode.end
+                    && incident.at >= episode.start
             }
             IncidentKind::CannotConnect => {
-                matches!(episode.kind, FaultKind::ProxyKill | FaultKind::ProxyPause)
+                touches && matches!(episode.kind, FaultKind::ProxyKill | FaultKind::ProxyPause)
             }
             _ => false,
         };
-        if touches && connection {
+        if connection {
             return Some("its proxy was killed or stopped");
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn killed(start: u64, end: u64) -> Episode {
+        Episode {
+            lane: "proxies",
+            kind: FaultKind::ProxyKill,
+            targets: vec!["proxy-2".to_owned()],
+            detail: String::new(),
+            start,
+            end,
+            healthy: None,
+            majority: false,
+            trouble: None,
+        }
+    }
+
+    fn lost(connected: u64, at: u64) -> Incident {
+        let kind = IncidentKind::ConnectionLost;
+        let via = "proxy-2".to_owned();
+        Incident { at, start: at - 1, connected, client: 1, via, kind, text: String::new() }
+    }
+
+    #[test]
+    fn only_connections_of_a_killed_proxy_may_break() {
+        let episodes = [killed(100, 200)];
+        assert!(excuse(&lost(50, 110), &episodes).is_some());
+        // Noticed late by a client that had paused.
+        assert!(excuse(&lost(50, 9_000_000_000), &episodes).is_some());
+        assert!(excuse(&lost(250, 260), &episodes).is_none());
+        assert!(excuse(&lost(50, 90), &episodes).is_none());
+        let other = Incident { via: "proxy-1".to_owned(), ..lost(50, 110) };
+        assert!(excuse(&other, &episodes).is_none());
+    }
 }

@@ -20,6 +20,8 @@ pub(super) struct Client {
     /// A new one with each connection: after an unknown outcome the old one may still be at work.
     pub(super) id: u32,
     connection: Option<Connection>,
+    /// When it was opened.
+    connected: u64,
     via: String,
     pub(super) recording: Recording,
     scripts: bool,
@@ -46,6 +48,7 @@ impl Client {
             random,
             id: 0,
             connection: None,
+            connected: 0,
             via: String::new(),
             recording: Recording::default(),
             scripts,
@@ -54,7 +57,8 @@ impl Client {
 
     pub(super) fn incident(&mut self, start: u64, kind: IncidentKind, text: String) {
         let (at, client, via) = (self.shared.now(), self.id, self.via.clone());
-        self.recording.incidents.push(Incident { at, start, client, via, kind, text });
+        let connected = if kind == IncidentKind::CannotConnect { start } else { self.connected };
+        self.recording.incidents.push(Incident { at, start, connected, client, via, kind, text });
     }
 
     /// Makes sure that there is a connection; false if it is time to stop.
@@ -69,6 +73,7 @@ impl Client {
             match self.shared.endpoint.clone().connect(self.id).await {
                 Ok((connection, via)) => {
                     self.connection = Some(connection);
+                    self.connected = self.shared.now();
                     self.via = via;
                 }
                 Err(error) => {

@@ -75,6 +75,8 @@ pub struct Incident {
     pub at: u64,
     /// When the operation concerned was sent.
     pub start: u64,
+    /// When its connection was opened; `start` if it could not be.
+    pub connected: u64,
     pub client: u32,
     /// The process that the client was connected to.
     pub via: String,
