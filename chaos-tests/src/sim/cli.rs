@@ -14,6 +14,9 @@ pub struct SimArgs {
     /// Run the seeds A to B (exclusive), given as A..B.
     #[arg(long, value_parser = parse_seeds, default_value = "0..1000")]
     seeds: (u64, u64),
+    /// Faults that are short and come within milliseconds of each other.
+    #[arg(long)]
+    rush: bool,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -61,7 +64,7 @@ pub fn main(args: &SimArgs) -> bool {
 #[cfg(feature = "deliberate-bugs")]
 fn bugs(args: &SimArgs) -> bool {
     let limit = args.seconds.map(Duration::from_secs);
-    super::bugs::table(args.quick, args.bug.as_deref(), limit)
+    super::bugs::table(args.quick, args.bug.as_deref(), limit, make(args))
 }
 
 #[cfg(not(feature = "deliberate-bugs"))]
@@ -70,8 +73,12 @@ fn bugs(_args: &SimArgs) -> bool {
     false
 }
 
+fn make(args: &SimArgs) -> fn(u64) -> Plan {
+    if args.rush { Plan::rush } else { Plan::new }
+}
+
 fn one(seed: u64, args: &SimArgs) -> bool {
-    let plan = Plan::new(seed);
+    let plan = make(args)(seed);
     if !args.quiet {
         describe(&plan);
     }
@@ -113,13 +120,14 @@ fn print_short(plan: &Plan) {
 fn many(args: &SimArgs) -> bool {
     let (from, to) = args.seeds;
     let limit = args.seconds.map(Duration::from_secs);
-    let found = search(from, to, args.jobs, args.failures, limit, Plan::new);
+    let found = search(from, to, args.jobs, args.failures, limit, make(args));
     for (seed, violation) in &found.failures {
         println!("seed {seed}: {}: {}", violation.invariant, violation.text);
         if !args.no_shorten {
-            print_short(&Plan::new(*seed));
+            print_short(&make(args)(*seed));
         }
-        println!("  replay: chaos sim --seed {seed}");
+        let rush = if args.rush { " --rush" } else { "" };
+        println!("  replay: chaos sim --seed {seed}{rush}");
     }
     println!("{}", found.summary());
     found.failures.is_empty()

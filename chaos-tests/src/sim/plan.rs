@@ -177,6 +177,25 @@ impl Fault {
         }
     }
 
+    /// Bounds how long it lasts.
+    fn shorten(&mut self, most: Duration) {
+        match self {
+            Self::Kill { down: length, .. }
+            | Self::Stop { down: length, .. }
+            | Self::PowerLoss { down: length, .. }
+            | Self::PowerLossEverywhere { down: length }
+            | Self::SyncError { down: length, .. }
+            | Self::Pause { length, .. }
+            | Self::Isolate { length, .. }
+            | Self::CutPair { length, .. }
+            | Self::Bridge { length, .. }
+            | Self::Storm { length }
+            | Self::DiskStall { length, .. }
+            | Self::DiskFull { length, .. } => *length = (*length).min(most),
+            _ => {}
+        }
+    }
+
     /// May cost a replica its identity, so that it must be replaced.
     pub fn costs_a_replica(&self, synced: bool) -> bool {
         match self {
@@ -259,6 +278,40 @@ impl Plan {
             faults: Vec::new(),
         };
         plan.draw_faults(&mut rng);
+        plan
+    }
+
+    /// A small cluster under much load whose faults are short and come within milliseconds of each
+    /// other: elections meet restarts, pauses and cuts.
+    pub fn rush(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x7254);
+        (plan.nodes, plan.replicas, plan.shards, plan.clients) = (3, 3, 1, 5);
+        plan.clocks = Clocks::WithinMargin;
+        plan.think = ms(3 + rng.below(20));
+        plan.latency = (Duration::from_micros(50), ms(1 + rng.below(5)));
+        plan.length = ms(3_000);
+        plan.faults.clear();
+        // Deaths, pauses, cuts, disks, checkpoints and orders, no clocks.
+        const KINDS: [u64; 16] = [0, 1, 2, 3, 5, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23];
+        let kinds: Vec<u64> =
+            (0..3 + rng.below(4)).map(|_| KINDS[rng.below(16) as usize]).collect();
+        let between = 20 + rng.below(150);
+        let mut at = ms(1_500);
+        let (mut lost, mut whole) = (0, Vec::new());
+        while at < ms(1_500) + plan.length {
+            let kind = kinds[rng.below(kinds.len() as u64) as usize];
+            if let Some(mut fault) = plan.draw_fault(&mut rng, kind) {
+                fault.shorten(ms(rng.below(400)));
+                let costly = fault.costs_a_replica(plan.synced);
+                if !costly || (plan.sentinels > 0 && lost == 0) {
+                    lost += u32::from(costly);
+                    whole.push((at, fault));
+                }
+            }
+            at += ms(rng.below(2 * between));
+        }
+        plan.faults = whole;
         plan
     }
 
