@@ -297,21 +297,7 @@ impl Plan {
         let kinds: Vec<u64> =
             (0..3 + rng.below(4)).map(|_| KINDS[rng.below(16) as usize]).collect();
         let between = 20 + rng.below(150);
-        let mut at = ms(1_500);
-        let (mut lost, mut whole) = (0, Vec::new());
-        while at < ms(1_500) + plan.length {
-            let kind = kinds[rng.below(kinds.len() as u64) as usize];
-            if let Some(mut fault) = plan.draw_fault(&mut rng, kind) {
-                fault.shorten(ms(rng.below(400)));
-                let costly = fault.costs_a_replica(plan.synced);
-                if !costly || (plan.sentinels > 0 && lost == 0) {
-                    lost += u32::from(costly);
-                    whole.push((at, fault));
-                }
-            }
-            at += ms(rng.below(2 * between));
-        }
-        plan.faults = whole;
+        plan.place_faults(&mut rng, ms(1_500), &kinds, between, Some(400));
         plan
     }
 
@@ -322,12 +308,28 @@ impl Plan {
             _ => (0..2 + rng.below(4)).map(|_| rng.below(KINDS)).collect(),
         };
         let between = 150 + rng.below(1200);
-        let mut at = ms(1_500 + rng.below(1_000));
+        let at = ms(1_500 + rng.below(1_000));
+        self.place_faults(rng, at, &kinds, between, None);
+    }
+
+    /// Faults of these kinds from `at` on, `between` milliseconds from one to the next on average,
+    /// each no longer than `longest` milliseconds.
+    fn place_faults(
+        &mut self,
+        rng: &mut Rng,
+        mut at: Duration,
+        kinds: &[u64],
+        between: u64,
+        longest: Option<u64>,
+    ) {
         let end = ms(1_500) + self.length;
         let mut replicas_lost = 0;
         while at < end {
             let kind = kinds[rng.below(kinds.len() as u64) as usize];
-            if let Some(fault) = self.draw_fault(rng, kind) {
+            if let Some(mut fault) = self.draw_fault(rng, kind) {
+                if let Some(longest) = longest {
+                    fault.shorten(ms(rng.below(longest)));
+                }
                 // Without sentinels nobody replaces a replica; and a majority must never be lost.
                 let costly = fault.costs_a_replica(self.synced);
                 let allowed = !costly || (self.sentinels > 0 && replicas_lost == 0);

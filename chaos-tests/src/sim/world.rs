@@ -623,7 +623,11 @@ impl World {
             let machine = &mut self.machines[at];
             if paused {
                 let heard = self.now - machine.heard_leader_at;
+                // One that campaigns before goes on with that, perhaps behind a stalled disk.
+                let role = machine.process.as_ref().and_then(|process| process.role(ShardId(1)));
+                let follows = role.is_some_and(|(_, _, role)| role == Role::Follower);
                 machine.rested = led
+                    && follows
                     && self.plan.shards == 1
                     && self.plan.clocks == super::plan::Clocks::WithinMargin
                     && heard < Duration::from_millis(150);
