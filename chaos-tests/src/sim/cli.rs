@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::plan::Plan;
+use super::plan::{Plan, PlanKind};
 use super::search::{run_caught, search, shorten};
 
 /// Options of `chaos sim`.
@@ -17,6 +17,9 @@ pub struct SimArgs {
     /// Faults that are short and come within milliseconds of each other.
     #[arg(long)]
     rush: bool,
+    /// Sequences of faults aimed at whoever leads.
+    #[arg(long, conflicts_with = "rush")]
+    staged: bool,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -29,14 +32,14 @@ pub struct SimArgs {
     /// With --seed: only the totals.
     #[arg(long)]
     quiet: bool,
-    /// Run with each deliberate bug until it is noticed, and print the table. Needs the feature
-    /// `deliberate-bugs`.
+    /// Run with each deliberate bug until it is noticed, and print the table. Plans of all kinds are
+    /// tried in turn, unless one is named. Needs the feature `deliberate-bugs`.
     #[arg(long, conflicts_with = "seed")]
     bugs: bool,
     /// With --bugs: begin with the seeds that are known to notice each.
     #[arg(long)]
     quick: bool,
-    /// With --bugs: only this one.
+    /// With --bugs: only this one; with --seed: run with it.
     #[arg(long)]
     bug: Option<String>,
     /// Do not look for a shorter schedule of a failure.
@@ -64,7 +67,9 @@ pub fn main(args: &SimArgs) -> bool {
 #[cfg(feature = "deliberate-bugs")]
 fn bugs(args: &SimArgs) -> bool {
     let limit = args.seconds.map(Duration::from_secs);
-    super::bugs::table(args.quick, args.bug.as_deref(), limit, make(args))
+    let only = [kind(args)];
+    let kinds = if only == [PlanKind::Plain] { &PlanKind::ALL[..] } else { &only };
+    super::bugs::table(args.quick, args.bug.as_deref(), limit, kinds)
 }
 
 #[cfg(not(feature = "deliberate-bugs"))]
@@ -73,12 +78,31 @@ fn bugs(_args: &SimArgs) -> bool {
     false
 }
 
-fn make(args: &SimArgs) -> fn(u64) -> Plan {
-    if args.rush { Plan::rush } else { Plan::new }
+fn kind(args: &SimArgs) -> PlanKind {
+    match (args.rush, args.staged) {
+        (true, _) => PlanKind::Rush,
+        (_, true) => PlanKind::Staged,
+        _ => PlanKind::Plain,
+    }
 }
 
+/// Gives the process the bug of `--bug`.
+#[cfg(feature = "deliberate-bugs")]
+fn misbehave(args: &SimArgs) {
+    use holdfast_proto::bugs;
+    let named = |bug: &bugs::Bug| {
+        let name = args.bug.as_deref().unwrap_or_default();
+        format!("{bug:?}").eq_ignore_ascii_case(name)
+    };
+    bugs::set(bugs::Bug::ALL.into_iter().find(named));
+}
+
+#[cfg(not(feature = "deliberate-bugs"))]
+fn misbehave(_args: &SimArgs) {}
+
 fn one(seed: u64, args: &SimArgs) -> bool {
-    let plan = make(args)(seed);
+    misbehave(args);
+    let plan = kind(args).plan(seed);
     if !args.quiet {
         describe(&plan);
     }
@@ -118,16 +142,15 @@ fn print_short(plan: &Plan) {
 }
 
 fn many(args: &SimArgs) -> bool {
-    let (from, to) = args.seeds;
+    let ((from, to), kind) = (args.seeds, kind(args));
     let limit = args.seconds.map(Duration::from_secs);
-    let found = search(from, to, args.jobs, args.failures, limit, make(args));
+    let found = search(from, to, args.jobs, args.failures, limit, |seed| kind.plan(seed));
     for (seed, violation) in &found.failures {
         println!("seed {seed}: {}: {}", violation.invariant, violation.text);
         if !args.no_shorten {
-            print_short(&make(args)(*seed));
+            print_short(&kind.plan(*seed));
         }
-        let rush = if args.rush { " --rush" } else { "" };
-        println!("  replay: chaos sim --seed {seed}{rush}");
+        println!("  replay: chaos sim --seed {seed}{}", kind.option());
     }
     println!("{}", found.summary());
     found.failures.is_empty()

@@ -292,7 +292,7 @@ impl World {
         };
         let node: usize = node;
         let (a, b) = (Proc::Proxy(at), Proc::Node(node - 1));
-        let round_trip = self.latency() + self.latency();
+        let round_trip = self.latency() + self.latency() + 2 * self.plan.far;
         if self.is_cut(a, b) || self.is_cut(b, a) {
             return self.after(CONNECT_TIMEOUT, Event::ConnectFailed { proxy: at, inc, link });
         }
@@ -365,7 +365,7 @@ impl World {
     /// What a proxy's core has for a node goes on its way.
     fn flush_link(&mut self, at: usize, link: usize) {
         let Some(id) = self.proxies[at].links.get(link).and_then(|l| l.conn) else { return };
-        let arrival = self.now + self.latency();
+        let arrival = self.now + self.latency() + self.plan.far;
         let Some(conn) = self.conns.get_mut(&id).filter(|c| c.established && !c.broken) else {
             return;
         };
@@ -384,7 +384,7 @@ impl World {
     pub(crate) fn flush_links_of_node(&mut self, at: usize) {
         let mut deliveries = Vec::new();
         let mut closed = Vec::new();
-        let delay = self.latency();
+        let delay = self.latency() + self.plan.far;
         for (id, conn) in self.conns.iter_mut().filter(|(_, c)| c.node == at && !c.broken) {
             let (Some(server), Some(process)) = (&conn.server, &self.machines[at].process) else {
                 continue;

@@ -94,6 +94,8 @@ pub(crate) struct Machine {
     /// The side record: what is synced of each group, and replicas that must not run again.
     synced: BTreeMap<ShardId, (RaftId, Term, LogIndex)>,
     pub(crate) condemned: BTreeSet<RaftId>,
+    /// Something happened to its disk that may cost a replica what it had promised.
+    pub(crate) may_forget: bool,
     /// What its process was last told; kept in the data directory.
     pub(crate) topology: Arc<v1::Topology>,
 }
@@ -122,6 +124,7 @@ impl Machine {
             down: 0,
             synced: BTreeMap::new(),
             condemned: BTreeSet::new(),
+            may_forget: false,
             topology: Arc::default(),
         }
     }
@@ -166,6 +169,7 @@ impl Machine {
         let kept = rng.below(self.store.unsynced() as u64 + 1) as usize;
         self.store.crash(kept);
         if !synced {
+            self.may_forget = true;
             self.condemn_all();
         }
         self.check_side_record();
@@ -182,6 +186,7 @@ impl Machine {
     /// A record of a log is damaged, some entries from its end: reading stops there. It is one that
     /// was synced, as damage of media is not a matter of the last second.
     pub(crate) fn damage_log(&mut self, back: u64) {
+        self.may_forget = true;
         for shard in self.store.shards() {
             if let Ok(Some(stored)) = self.store.load(shard) {
                 let synced = self.synced.get(&shard).map_or(0, |(_, _, index)| index.0);

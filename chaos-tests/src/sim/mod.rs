@@ -20,6 +20,7 @@ mod machine;
 mod nodes;
 pub mod oracle;
 pub mod plan;
+mod scenes;
 pub mod search;
 mod sentinels;
 #[cfg(test)]

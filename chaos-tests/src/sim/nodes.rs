@@ -162,7 +162,8 @@ impl World {
                     self.oracle.restored(shard, raft_id, index);
                 }
                 sim::History::Applied { shard, raft_id, entry } => {
-                    self.oracle.applied(shard, raft_id, &entry);
+                    let term = process.role(shard).map_or(u64::MAX, |(_, term, _)| term);
+                    self.oracle.applied(shard, raft_id, term, &entry);
                 }
             }
         }
@@ -229,6 +230,10 @@ impl World {
                 );
             }
             sim::Event::Amnesia { shard, raft_id, reason } => {
+                if !self.machines[at].may_forget {
+                    let text = format!("{shard}: replica {raft_id} on node {}: {reason}", at + 1);
+                    self.oracle.report("no replica forgets without a cause", text);
+                }
                 self.machines[at].condemned.insert(raft_id);
                 self.report(
                     at,
@@ -241,6 +246,7 @@ impl World {
                 );
             }
             sim::Event::Install { shard, leader, index, .. } => {
+                self.installing(at);
                 let inc = self.machines[at].incarnation;
                 let from = leader as usize;
                 let reachable = from > 0
@@ -450,8 +456,13 @@ impl World {
             return;
         }
         let store = &machine.store;
+        let lease = process.lease_holds(shard);
+        let before = self.oracle.elections;
         self.oracle.leads(shard, id, term, || store.entries(shard));
-        if self.plan.clocks == super::plan::Clocks::Wild || !process.lease_holds(shard) {
+        if self.oracle.elections > before {
+            self.elected(at, shard);
+        }
+        if self.plan.clocks == super::plan::Clocks::Wild || !lease {
             return;
         }
         for other in 0..self.machines.len() {

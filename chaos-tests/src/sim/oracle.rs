@@ -15,12 +15,22 @@ pub struct Violation {
     pub text: String,
 }
 
+/// A committed entry.
+struct Known {
+    /// Of the entry.
+    term: u64,
+    /// In which it was committed, or a later one: that of the first replica that applied it. An entry
+    /// of an earlier term is committed by the first one of the leader's own.
+    committed_in: u64,
+    data: Bytes,
+}
+
 /// The truth about one shard.
 #[derive(Default)]
 struct Shard {
     /// Leader of each term.
     leaders: BTreeMap<u64, RaftId>,
-    committed: BTreeMap<u64, (u64, Bytes)>,
+    committed: BTreeMap<u64, Known>,
     /// State digests by the index of the state.
     digests: BTreeMap<u64, (RaftId, [u8; 16])>,
     /// The greatest batch time.
@@ -52,8 +62,9 @@ impl Oracle {
         }
     }
 
-    /// A replica leads: nobody else did in this term, and its log has all that is committed.
-    /// `log` is read only for a term that is new.
+    /// A replica leads: nobody else did in this term, and its log has all that was committed in
+    /// earlier terms. (One that wins late, when a later term has its leader already, need not have
+    /// what that one committed.) `log` is read only for a term that is new.
     pub fn leads(
         &mut self,
         shard: ShardId,
@@ -74,19 +85,21 @@ impl Oracle {
         self.elections += 1;
         let log = log();
         let Some(start) = log.keys().next().copied() else { return };
-        let missing = known.committed.range(start..).find(|(index, (of_term, _))| {
-            *of_term < term && log.get(index).is_none_or(|entry| entry.term != *of_term)
+        let missing = known.committed.range(start..).find(|(index, entry)| {
+            entry.committed_in < term && log.get(index).is_none_or(|own| own.term != entry.term)
         });
-        if let Some((index, (of_term, _))) = missing {
+        if let Some((index, entry)) = missing {
             let text = format!(
-                "{shard}: replica {id} leads term {term} without entry {index}, committed in {of_term}"
+                "{shard}: replica {id} leads term {term} without entry {index}, committed in {}",
+                entry.committed_in
             );
             self.report("leader completeness", text);
         }
     }
 
-    /// An executor got an entry: committed entries never change, and come in order.
-    pub fn applied(&mut self, shard: ShardId, id: RaftId, entry: &Committed) {
+    /// An executor got an entry: committed entries never change, and come in order. `current` is the
+    /// replica's term.
+    pub fn applied(&mut self, shard: ShardId, id: RaftId, current: u64, entry: &Committed) {
         let known = self.shards.entry(shard).or_default();
         let before = known.applied.insert(id, entry.index.0);
         if before.is_some_and(|before| entry.index.0 != before + 1) {
@@ -94,7 +107,7 @@ impl Oracle {
             return self.report("applied in order", text);
         }
         match known.committed.get(&entry.index.0) {
-            Some((term, data)) => {
+            Some(Known { term, data, .. }) => {
                 if *term != entry.term.0 || *data != entry.data {
                     let text = format!(
                         "{shard}: replica {id} applies another entry at {} (term {}, before {term})",
@@ -104,7 +117,8 @@ impl Oracle {
                 }
             }
             None => {
-                known.committed.insert(entry.index.0, (entry.term.0, entry.data.clone()));
+                let (term, data) = (entry.term.0, entry.data.clone());
+                known.committed.insert(entry.index.0, Known { term, committed_in: current, data });
                 if entry.kind == EntryKind::Normal {
                     self.note_records(shard, entry);
                 }
@@ -173,5 +187,59 @@ impl Oracle {
         self.shards
             .get(&shard)
             .map_or(0, |shard| shard.committed.keys().next_back().copied().unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::ids::Term;
+
+    use super::*;
+
+    const SHARD: ShardId = ShardId(1);
+
+    fn committed(index: u64, term: u64) -> Committed {
+        let (term, index) = (Term(term), LogIndex(index));
+        Committed { term, index, kind: EntryKind::Membership, data: Bytes::from_static(b"x") }
+    }
+
+    fn log(entries: &[(u64, u64)]) -> BTreeMap<u64, Entry> {
+        let entry = |(index, term): &(u64, u64)| {
+            (*index, Entry { index: *index, term: *term, ..Entry::default() })
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn broken(oracle: &Oracle) -> Option<&'static str> {
+        oracle.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn a_leader_has_what_earlier_terms_committed() {
+        let mut oracle = Oracle::default();
+        oracle.applied(SHARD, RaftId(1), 3, &committed(7, 3));
+        oracle.leads(SHARD, RaftId(2), 4, || log(&[(6, 2), (7, 3)]));
+        assert_eq!(broken(&oracle), None);
+        oracle.leads(SHARD, RaftId(3), 5, || log(&[(6, 2)]));
+        assert_eq!(broken(&oracle), Some("leader completeness"));
+    }
+
+    /// Seed 109046: an entry of term 3 was committed by the leader of term 5; then the votes of term 4
+    /// arrived, which a cut had held back.
+    #[test]
+    fn who_wins_an_old_term_late_need_not_have_what_a_later_one_committed() {
+        let mut oracle = Oracle::default();
+        oracle.leads(SHARD, RaftId(3), 5, || log(&[(6, 2), (7, 3), (8, 5)]));
+        oracle.applied(SHARD, RaftId(3), 5, &committed(7, 3));
+        oracle.leads(SHARD, RaftId(2), 4, || log(&[(6, 2)]));
+        assert_eq!(broken(&oracle), None);
+    }
+
+    #[test]
+    fn a_term_has_one_leader() {
+        let mut oracle = Oracle::default();
+        oracle.leads(SHARD, RaftId(1), 2, BTreeMap::new);
+        oracle.leads(SHARD, RaftId(2), 2, BTreeMap::new);
+        assert_eq!(broken(&oracle), Some("election safety"));
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use holdfast_consensus::testing::Rng;
 
-const fn ms(ms: u64) -> Duration {
+use super::scenes::Scene;
+
+pub(crate) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -84,6 +86,11 @@ pub enum Fault {
         bridge: usize,
         length: Duration,
     },
+    /// These processes on one side, all others on the other.
+    Split {
+        side: Vec<Proc>,
+        length: Duration,
+    },
     /// All connections of a process break; nothing else happens to it.
     Reset {
         proc: Proc,
@@ -146,6 +153,8 @@ pub enum Fault {
         shard: u32,
         node: usize,
     },
+    /// Several of these, aimed at whoever leads when it begins.
+    Scene(Scene),
 }
 
 impl Fault {
@@ -161,6 +170,7 @@ impl Fault {
             Self::Isolate { cut: Cut::Full, .. } => "isolation",
             Self::Isolate { .. } | Self::CutPair { .. } => "one-way or pair cut",
             Self::Bridge { .. } => "bridge partition",
+            Self::Split { .. } => "split in two",
             Self::Reset { .. } => "connections reset",
             Self::Storm { .. } => "loss storm",
             Self::DiskStall { .. } => "disk stall",
@@ -174,6 +184,7 @@ impl Fault {
             Self::Transfer { .. } => "hand-over",
             Self::WrongOrder { .. } => "wrong order",
             Self::Replace { .. } => "replacement",
+            Self::Scene(scene) => scene.name(),
         }
     }
 
@@ -189,6 +200,7 @@ impl Fault {
             | Self::Isolate { length, .. }
             | Self::CutPair { length, .. }
             | Self::Bridge { length, .. }
+            | Self::Split { length, .. }
             | Self::Storm { length }
             | Self::DiskStall { length, .. }
             | Self::DiskFull { length, .. } => *length = (*length).min(most),
@@ -201,6 +213,7 @@ impl Fault {
         match self {
             Self::FlipLog { .. } | Self::FlipCheckpoint { .. } | Self::Replace { .. } => true,
             Self::PowerLoss { .. } | Self::SyncError { .. } => !synced,
+            Self::Scene(scene) => scene.costs_a_replica(synced),
             _ => false,
         }
     }
@@ -213,6 +226,40 @@ pub enum Clocks {
     WithinMargin,
     /// Speeds differ by far more: reads may be stale, writes must not suffer.
     Wild,
+}
+
+/// How a seed becomes a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanKind {
+    /// [`Plan::new`].
+    Plain,
+    /// [`Plan::rush`].
+    Rush,
+    /// [`Plan::staged`].
+    Staged,
+}
+
+impl PlanKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Staged, Self::Rush];
+
+    /// What the seed stands for.
+    pub fn plan(self, seed: u64) -> Plan {
+        match self {
+            Self::Plain => Plan::new(seed),
+            Self::Rush => Plan::rush(seed),
+            Self::Staged => Plan::staged(seed),
+        }
+    }
+
+    /// The option of `chaos sim` that chooses it, with a blank before it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Rush => " --rush",
+            Self::Staged => " --staged",
+        }
+    }
 }
 
 /// Everything that a seed decides before the run begins.
@@ -230,6 +277,8 @@ pub struct Plan {
     pub clocks: Clocks,
     /// One way.
     pub latency: (Duration, Duration),
+    /// Besides, between proxies and nodes, one way.
+    pub far: Duration,
     /// Of 10,000 messages between nodes.
     pub loss: u64,
     /// Of 10,000 messages between nodes.
@@ -265,6 +314,7 @@ impl Plan {
             synced: rng.chance(60),
             clocks: if rng.chance(8) { Clocks::Wild } else { Clocks::WithinMargin },
             latency: if slow { (ms(1), ms(30)) } else { (Duration::from_micros(50), ms(2)) },
+            far: Duration::ZERO,
             loss: if lossy { rng.below(300) } else { 0 },
             duplicates: if lossy { rng.below(300) } else { 0 },
             write: if rng.chance(30) {
@@ -297,7 +347,47 @@ impl Plan {
         let kinds: Vec<u64> =
             (0..3 + rng.below(4)).map(|_| KINDS[rng.below(16) as usize]).collect();
         let between = 20 + rng.below(150);
-        plan.place_faults(&mut rng, ms(1_500), &kinds, between, Some(400));
+        plan.place_faults(&mut rng, BEGIN, &kinds, between, Some(400));
+        plan
+    }
+
+    /// A small cluster under much load, with scenes: sequences of faults that are aimed at the leader
+    /// and at the moments that matter, which chance alone would meet in one seed of thousands.
+    pub fn staged(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5ce9e);
+        (plan.nodes, plan.replicas, plan.shards, plan.clients) = (3, 3, 1, 6);
+        plan.proxies = 1 + usize::from(rng.chance(60));
+        plan.clocks = Clocks::WithinMargin;
+        plan.think = ms(3 + rng.below(20));
+        if rng.chance(30) {
+            plan.latency = (ms(1), ms(30));
+        } else if rng.chance(50) {
+            plan.far = ms(5 + rng.below(50));
+        }
+        plan.length = ms(5_000);
+        plan.faults.clear();
+        // Most runs repeat one or two scenes; some have other faults between them.
+        let kinds: Vec<u64> = (0..1 + rng.below(2)).map(|_| rng.below(Scene::KINDS)).collect();
+        let (end, between) = (BEGIN + plan.length, 600 + rng.below(900));
+        let mut at = BEGIN + ms(rng.below(500));
+        let mut replicas_lost = 0;
+        while at < end {
+            let kind = kinds[rng.below(kinds.len() as u64) as usize];
+            let scene = Scene::draw(&mut rng, kind, plan.proxies);
+            let costly = scene.costs_a_replica(plan.synced);
+            if !costly || (plan.sentinels > 0 && replicas_lost == 0) {
+                replicas_lost += u32::from(costly);
+                plan.faults.push((at, Fault::Scene(scene)));
+            }
+            at += ms(300 + rng.below(2 * between));
+        }
+        if rng.chance(30) {
+            const KINDS: [u64; 8] = [3, 7, 9, 10, 11, 18, 19, 23];
+            let kinds = [KINDS[rng.below(8) as usize], KINDS[rng.below(8) as usize]];
+            plan.place_faults(&mut rng, BEGIN, &kinds, 1_200, Some(400));
+        }
+        plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }
 
@@ -322,7 +412,7 @@ impl Plan {
         between: u64,
         longest: Option<u64>,
     ) {
-        let end = ms(1_500) + self.length;
+        let end = BEGIN + self.length;
         let mut replicas_lost = 0;
         while at < end {
             let kind = kinds[rng.below(kinds.len() as u64) as usize];
@@ -398,6 +488,9 @@ impl Plan {
         })
     }
 }
+
+/// Clients and replicas are at work by then.
+const BEGIN: Duration = ms(1_500);
 
 /// Kinds that [`Plan::draw_fault`] knows.
 const KINDS: u64 = 24;

@@ -40,12 +40,17 @@ fn payload_text(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
+/// Runs something; the text of a panic.
+pub(super) fn caught<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    catch_panics();
+    catch_unwind(AssertUnwindSafe(act))
+        .map_err(|payload| PANIC.take().unwrap_or_else(|| payload_text(&*payload)))
+}
+
 /// Runs a plan; a panic of the code under test is a violation.
 pub fn run_caught(plan: &Plan, verbose: bool) -> Report {
-    catch_panics();
     SEED.set(plan.seed);
-    catch_unwind(AssertUnwindSafe(|| run(plan, verbose))).unwrap_or_else(|payload| {
-        let text = PANIC.take().unwrap_or_else(|| payload_text(&*payload));
+    caught(|| run(plan, verbose)).unwrap_or_else(|text| {
         if verbose {
             println!("PANIC: {text}");
         }

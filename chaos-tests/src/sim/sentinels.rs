@@ -984,28 +984,36 @@ impl World {
     // ----- faults that are orders -------------------------------------------------------------
 
     pub(crate) fn order_transfer(&mut self, shard: u32, node: usize) -> bool {
-        let topology = self.newest_topology();
-        let info = topology.shards.iter().find(|s| s.id == shard);
-        let replicas = info.map(|s| s.replicas.clone()).unwrap_or_default();
-        let Some(to) = replicas.iter().find(|r| r.node == node as u64 + 1) else { return false };
-        let leader = (0..self.machines.len()).find(|at| {
-            let process = self.machines[*at].process.as_ref();
-            process
-                .and_then(|p| p.role(ShardId(shard)))
-                .is_some_and(|(_, _, role)| role == Role::Leader)
-        });
+        let Some(raft_id) = self.replica_on(shard, node) else { return false };
+        let leader = self.leader_of(shard);
         let Some(from) = leader.filter(|from| *from != node && !self.machines[*from].paused) else {
             return false;
         };
         let transfer = Transfer {
             shard,
             from_node: from as u64 + 1,
-            to_node: to.node,
-            to_raft_id: to.raft_id,
+            to_node: node as u64 + 1,
+            to_raft_id: raft_id,
             reason: holdfast_sentinel::core::balance::Reason::Planned,
         };
         self.take_order(from, usize::MAX, Order::Transfer(transfer));
         true
+    }
+
+    /// The id of a shard's replica on a node.
+    pub(crate) fn replica_on(&self, shard: u32, node: usize) -> Option<u64> {
+        let topology = self.newest_topology();
+        let info = topology.shards.iter().find(|s| s.id == shard)?;
+        let replica = info.replicas.iter().find(|r| r.node == node as u64 + 1)?;
+        Some(replica.raft_id)
+    }
+
+    /// The node whose replica leads a shard, in the newest term.
+    pub(crate) fn leader_of(&self, shard: u32) -> Option<usize> {
+        let role = |at: &usize| self.machines[*at].process.as_ref()?.role(ShardId(shard));
+        let leads = |at: &usize| role(at).is_some_and(|(_, _, role)| role == Role::Leader);
+        let leaders = (0..self.machines.len()).filter(leads);
+        leaders.max_by_key(|at| role(at).map(|(_, term, _)| term))
     }
 
     /// All replicas are told to forget their leader and one to campaign, for no reason.

@@ -15,6 +15,7 @@ use super::links::{Conn, Proxy};
 use super::machine::{Clock, Machine};
 use super::oracle::{Oracle, Violation};
 use super::plan::{Cut, Fault, Plan, Proc};
+use super::scenes::Armed;
 use super::sentinels::{Rpc, Sentinel};
 
 /// Boot: the first elections are over by then.
@@ -210,6 +211,8 @@ pub(crate) struct World {
     /// What was for processes that are paused.
     held: BTreeMap<Proc, Vec<Event>>,
     pub(crate) storms: u32,
+    /// What scenes wait for.
+    pub(crate) armed: Vec<Armed>,
     pub(crate) next_appointment: u64,
     /// Without sentinels: what everybody knows.
     pub(crate) fixed: Arc<v1::Topology>,
@@ -249,6 +252,7 @@ impl World {
             last_peer: BTreeMap::new(),
             held: BTreeMap::new(),
             storms: 0,
+            armed: Vec::new(),
             next_appointment: 0,
             next_worker: 1,
             healed_at: None,
@@ -453,6 +457,9 @@ impl World {
     // ----- faults -----------------------------------------------------------------------------
 
     fn begin(&mut self, fault: usize) {
+        if self.healed_at.is_some() {
+            return;
+        }
         let what = self.plan.faults[fault].1.clone();
         if !self.inject(fault, &what) {
             return;
@@ -502,7 +509,8 @@ impl World {
             }
             Fault::Isolate { length, .. }
             | Fault::CutPair { length, .. }
-            | Fault::Bridge { length, .. } => {
+            | Fault::Bridge { length, .. }
+            | Fault::Split { length, .. } => {
                 self.cut(what, true);
                 lasts = Some(length);
             }
@@ -532,6 +540,7 @@ impl World {
                     return false;
                 }
                 let (shard, index, _) = files[(bit as usize / 7) % files.len()];
+                self.machines[node].may_forget = true;
                 self.machines[node].checkpoints.flip(shard, index, bit);
             }
             Fault::WallClock { proc, by } => self.clock_of(proc).set_wall(by),
@@ -543,11 +552,19 @@ impl World {
             Fault::Transfer { shard, node } => return self.order_transfer(shard, node),
             Fault::WrongOrder { shard, node } => self.wrong_order(shard, node),
             Fault::Replace { shard, node } => return self.order_replacement(shard, node),
+            Fault::Scene(ref scene) => return self.play(scene),
         }
         if let Some(lasts) = lasts {
             self.after(lasts, Event::End { fault });
         }
         true
+    }
+
+    /// A part of a scene.
+    pub(crate) fn soon(&mut self, delay: Duration, what: Fault) {
+        let fault = self.plan.faults.len();
+        self.plan.faults.push((self.now + delay, what));
+        self.after(delay, Event::Begin { fault });
     }
 
     fn end(&mut self, fault: usize) {
@@ -571,9 +588,10 @@ impl World {
                 }
             }
             Fault::Pause { proc, .. } => self.set_paused(proc, false),
-            Fault::Isolate { .. } | Fault::CutPair { .. } | Fault::Bridge { .. } => {
-                self.cut(&what, false);
-            }
+            Fault::Isolate { .. }
+            | Fault::CutPair { .. }
+            | Fault::Bridge { .. }
+            | Fault::Split { .. } => self.cut(&what, false),
             Fault::Storm { .. } => self.storms = self.storms.saturating_sub(1),
             _ => {}
         }
@@ -638,10 +656,13 @@ impl World {
         if paused {
             return;
         }
-        // Everything that waited happens at once; which thread runs first is chance.
+        // Everything that waited happens at once; which thread runs first is chance. Now and then
+        // those that slept until some time are all before those that read sockets.
+        let timers_first = self.rng.chance(30);
         for event in self.held.remove(&proc).unwrap_or_default() {
             let ordered = matches!(event, Event::LinkData { .. } | Event::Request { .. });
-            let delay = if ordered { 0 } else { self.rng.below(500) };
+            let timer = timers_first && matches!(event, Event::Turn { .. });
+            let delay = if ordered || timer { 0 } else { self.rng.below(500) };
             self.after(Duration::from_micros(delay), event);
         }
     }
@@ -671,7 +692,7 @@ impl World {
         }
     }
 
-    fn all_procs(&self) -> Vec<Proc> {
+    pub(crate) fn all_procs(&self) -> Vec<Proc> {
         let nodes = (0..self.machines.len()).map(Proc::Node);
         let proxies = (0..self.proxies.len()).map(Proc::Proxy);
         nodes.chain(proxies).chain((0..self.sentinels.len()).map(Proc::Sentinel)).collect()
@@ -687,13 +708,20 @@ impl World {
                 pairs.push((b, a));
             }
         };
-        match *fault {
+        match fault.clone() {
             Fault::Isolate { proc, cut, .. } => {
                 for other in self.all_procs().into_iter().filter(|p| *p != proc) {
                     add(proc, other, cut);
                 }
             }
             Fault::CutPair { from, to, cut, .. } => add(from, to, cut),
+            Fault::Split { side, .. } => {
+                for a in &side {
+                    for b in self.all_procs().into_iter().filter(|p| !side.contains(p)) {
+                        add(*a, b, Cut::Full);
+                    }
+                }
+            }
             Fault::Bridge { bridge, .. } => {
                 let side = |p: Proc| match p {
                     Proc::Node(at) | Proc::Proxy(at) | Proc::Sentinel(at) => at % 2 == 0,
@@ -752,6 +780,7 @@ impl World {
     fn heal(&mut self) {
         self.note(|| "everything is healed".to_owned());
         self.healed_at = Some(self.now);
+        self.armed.clear();
         self.cuts.clear();
         self.unstick();
         self.storms = 0;

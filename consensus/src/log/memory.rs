@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use holdfast_proto::ids::{LogIndex, ShardId, Term};
+use holdfast_proto::ids::{LogIndex, RaftId, ShardId, Term};
 
 use super::{LogError, LogReader, LogStore, LogWrite};
 use crate::state::{CheckpointMeta, Entry, HardState, StoredState};
@@ -27,7 +27,7 @@ struct Disk {
 
 #[derive(Clone, Default)]
 struct Group {
-    raft_id: holdfast_proto::ids::RaftId,
+    raft_id: RaftId,
     hard_state: HardState,
     checkpoint: CheckpointMeta,
     truncated: (LogIndex, Term),
@@ -112,15 +112,19 @@ impl MemoryStore {
         disk.syncs += 1;
     }
 
-    /// A record is damaged: the entries of a group from `from` on cannot be read any more.
+    /// A record is damaged: reading stops there, so the entries of a group from `from` on are gone,
+    /// and with them the votes and commit indexes that were recorded later.
     pub fn lose_tail(&self, shard: ShardId, from: LogIndex) {
         let mut disk = self.disk();
         let disk = &mut *disk;
-        for groups in [&mut disk.written, &mut disk.synced] {
-            if let Some(group) = groups.get_mut(&shard) {
-                group.entries.split_off(&from.0);
-            }
-        }
+        disk.unsynced.retain(|write| write.shard != shard);
+        let Some(group) = disk.written.get_mut(&shard) else { return };
+        group.entries.split_off(&from.0);
+        let (last, term) = group.state().last;
+        let commit = group.hard_state.commit.min(last);
+        group.hard_state = HardState { term, vote: RaftId(0), commit };
+        let group = group.clone();
+        disk.synced.insert(shard, group);
     }
 
     /// A copy of the whole log of a group as written: index to entry.

@@ -454,9 +454,10 @@ impl Cluster {
         }
         let committed = std::mem::take(&mut out.committed);
         if let Some(last) = committed.last().map(|c| c.index) {
-            let leads = self.status(id).role == v1::RaftRole::Leader as i32;
+            let status = self.status(id);
+            let (term, leads) = (Term(status.term), status.role == v1::RaftRole::Leader as i32);
             for entry in committed {
-                self.oracle.handed_over(id, &entry, leads);
+                self.oracle.handed_over(id, term, &entry, leads);
                 if entry.kind == EntryKind::Normal {
                     self.machine(id).state.push((entry.index, entry.data));
                 }

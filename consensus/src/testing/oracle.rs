@@ -13,6 +13,8 @@ use crate::state::Entry;
 pub struct Oracle {
     leaders: BTreeMap<Term, RaftId>,
     committed: BTreeMap<LogIndex, (Term, Bytes)>,
+    /// The term of the first replica that applied each: that in which it was committed, or later.
+    committed_in: BTreeMap<LogIndex, Term>,
     /// The last entry that a leader has applied, so may have acknowledged.
     acknowledged: LogIndex,
     /// Where each machine's executor stands.
@@ -23,7 +25,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Election safety and leader completeness.
+    /// Election safety and leader completeness: the log has all that was committed in earlier terms.
     pub fn elected(&mut self, id: RaftId, term: Term, log: &BTreeMap<u64, Entry>) {
         let first = *self.leaders.entry(term).or_insert(id);
         assert_eq!(first, id, "two leaders in {term}");
@@ -31,23 +33,26 @@ impl Oracle {
             return;
         };
         for (index, (of_term, _)) in self.committed.range(LogIndex(*start)..) {
-            if *of_term >= term {
+            let committed_in = self.committed_in[index];
+            if committed_in >= term {
                 continue;
             }
             let entry = log.get(&index.0);
             assert_eq!(
                 entry.map(|e| e.term),
                 Some(of_term.0),
-                "leader {id} of {term} lacks {index}, committed in {of_term}"
+                "leader {id} of {term} lacks {index}, committed in {committed_in}"
             );
         }
     }
 
-    /// Committed entries never change, and each replica gets them all in order.
-    pub fn handed_over(&mut self, id: RaftId, entry: &Committed, leads: bool) {
+    /// Committed entries never change, and each replica gets them all in order. `current` is the
+    /// replica's term.
+    pub fn handed_over(&mut self, id: RaftId, current: Term, entry: &Committed, leads: bool) {
         let place = (entry.term, entry.data.clone());
         let known = self.committed.entry(entry.index).or_insert_with(|| place.clone());
         assert_eq!(*known, place, "{id} has another entry at {}", entry.index);
+        self.committed_in.entry(entry.index).or_insert(current);
         self.applied.insert(id, entry.index);
         if leads {
             self.acknowledged = self.acknowledged.max(entry.index);
