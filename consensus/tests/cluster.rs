@@ -529,6 +529,93 @@ fn a_follower_behind_the_log_gets_a_snapshot() {
     assert_eq!(cluster.machines[&behind].state.len(), 30);
 }
 
+/// raft-rs#417: while a follower pulls a checkpoint, it is offered newer ones, some of them twice.
+#[test]
+fn more_snapshots_while_one_is_pulled_do_no_harm() {
+    let mut world = World { duplicates: 40, ..World::calm(43) };
+    world.tune = |cfg| {
+        cfg.log_tail_bytes = 1000;
+        cfg.cache_bytes = 1000;
+        cfg.snapshot_retry = ms(1);
+    };
+    let mut cluster = Cluster::new(3, world);
+    let leader = cluster.elect();
+    cluster.run(ms(200));
+    let behind = others(&cluster, leader)[0];
+    let mut count = 0;
+    let mut grow = |cluster: &mut Cluster, pause| {
+        // The marks by which the tail is measured are 256 KiB apart.
+        cluster.propose(leader, vec![7; 300_000]).unwrap();
+        cluster.run(pause);
+        cluster.checkpoint(leader);
+        count += 1;
+        count
+    };
+    for _ in 0..3 {
+        cluster.isolate(behind, true);
+        for _ in 0..30 {
+            grow(&mut cluster, ms(100));
+        }
+        cluster.isolate(behind, false);
+        for _ in 0..40 {
+            grow(&mut cluster, ms(5));
+        }
+    }
+    let count = grow(&mut cluster, ms(5));
+    converge(&mut cluster);
+    assert_eq!(cluster.machines[&behind].state.len(), count);
+    cluster.kill(behind);
+    cluster.start(behind).unwrap();
+    converge(&mut cluster);
+    assert_eq!(cluster.machines[&behind].state.len(), count);
+}
+
+/// raft-rs#555, #557: a reject that was on its way for long must not make the leader take back what
+/// the follower has since acknowledged.
+#[test]
+fn a_delayed_reject_takes_nothing_back() {
+    let mut cluster = Cluster::new(3, World::calm(44));
+    let leader = cluster.elect();
+    for n in 0..20u64 {
+        cluster.propose(leader, format!("value {n}")).unwrap();
+    }
+    cluster.run(ms(500));
+    let follower = others(&cluster, leader)[0];
+    let matched = |cluster: &Cluster| {
+        let replica = cluster.machines[&leader].replica.as_ref().unwrap();
+        replica.progress().iter().find(|p| p.raft_id == follower).unwrap().matched
+    };
+    for probing in [false, true] {
+        let status = cluster.status(leader);
+        let known = matched(&cluster);
+        assert_eq!(known.0, status.last_index);
+        for index in 0..=status.last_index {
+            for reject_hint in [0, index / 2, index, status.last_index] {
+                if probing {
+                    cluster.with(leader, |r, _| r.report_unreachable(follower));
+                }
+                let reject = v1::RaftMessage {
+                    kind: MessageType::MsgAppendResponse as u32,
+                    from: follower.0,
+                    to: leader.0,
+                    term: status.term,
+                    index,
+                    reject: true,
+                    reject_hint,
+                    ..Default::default()
+                };
+                cluster.with(leader, |r, now| r.step(now, reject)).unwrap();
+                assert_eq!(matched(&cluster), known, "{index} {reject_hint}");
+            }
+        }
+        cluster.propose(leader, "and on").unwrap();
+        cluster.run(ms(500));
+        converge(&mut cluster);
+    }
+    assert_eq!(cluster.machines[&follower].state.len(), 22);
+    assert_eq!(cluster.oracle.elections(), 1);
+}
+
 #[test]
 fn roles_are_reported() {
     let mut cluster = Cluster::new(3, World::calm(16));
