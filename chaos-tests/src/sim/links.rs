@@ -12,8 +12,8 @@ use holdfast_proto::v1;
 use holdfast_proxy::core::{Action, ClientKey, CoreConfig, Now, WorkerCore};
 
 use super::machine::Clock;
+use super::orders::Rpc;
 use super::plan::Proc;
-use super::sentinels::Rpc;
 use super::world::{Event, World};
 use super::{CLUSTER, SECRET};
 

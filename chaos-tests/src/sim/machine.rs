@@ -70,7 +70,7 @@ pub(crate) struct Machine {
     pub(crate) incarnation: u64,
     pub(crate) paused: bool,
     /// Orders that it has not answered yet.
-    pub(crate) orders: super::sentinels::Orders,
+    pub(crate) orders: super::orders::Orders,
     pub(crate) clock: Clock,
     pub(crate) store: MemoryStore,
     pub(crate) checkpoints: SimCheckpoints,

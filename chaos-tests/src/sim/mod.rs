@@ -6,19 +6,21 @@
 //! decide. Simulated are what surrounds them: network, disks, clocks, threads, processes. See
 //! docs/simulation.md.
 //!
-//! In reading order: [`plan`] says what a seed stands for, `world` is the event loop, `nodes`,
-//! `links`, `sentinels` and `clients` put the processes into it, `machine` has disks and clocks,
-//! [`oracle`] checks after every step, `search` runs many seeds and shortens failures, [`cli`] is the
-//! subcommand.
+//! In reading order: [`plan`] says what a seed stands for, `world` is the event loop, `faults` and
+//! `scenes` are what goes wrong, `nodes`, `links`, `sentinels`, `orders` and `clients` put the processes
+//! into it, `machine` has disks and clocks, [`oracle`] checks after every step, `search` runs many seeds
+//! and shortens failures, [`cli`] is the subcommand.
 
 #[cfg(feature = "deliberate-bugs")]
 mod bugs;
 pub mod cli;
 mod clients;
+mod faults;
 mod links;
 mod machine;
 mod nodes;
 pub mod oracle;
+mod orders;
 pub mod plan;
 mod scenes;
 pub mod search;

@@ -10,8 +10,8 @@ use holdfast_node::sim::{self, Part, SimNode, SimStart};
 use holdfast_proto::ids::{LogIndex, RaftId, ShardId};
 use holdfast_proto::v1;
 
+use super::orders::Rpc;
 use super::plan::Proc;
-use super::sentinels::Rpc;
 use super::world::{Event, World};
 use super::{CLUSTER, SECRET};
 
