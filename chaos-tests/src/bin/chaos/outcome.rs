@@ -1,20 +1,92 @@
-//! What the subcommands that run clusters share: their arguments' meaning, and how they end.
+//! What the subcommands that run clusters share: arguments, and how they end.
 
-use holdfast_chaos_tests::nemesis::FaultKind;
+use holdfast_chaos_tests::nemesis::{FaultKind, Plan};
 use holdfast_chaos_tests::report::Report;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use holdfast_chaos_tests::run::RunOptions;
+use holdfast_chaos_tests::workload;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The seed given, or one that nobody has seen before.
-pub(crate) fn seed(given: Option<u64>) -> anyhow::Result<u64> {
-    match given {
-        Some(seed) => Ok(seed),
-        None => Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64 % 1_000_000),
+/// Faults, load and report.
+#[derive(clap::Args)]
+pub(crate) struct LoadArgs {
+    /// Decides which faults come when [default: a new one].
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Kinds of faults, separated by commas; `mix` is all but `majority` and `sentinels-down`, as far
+    /// as they can be done [default: mix; of `peer`: kill,pause,cut].
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Gets report.html, report.json, the processes' logs [default: chaos-report, and the like].
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Also write history.jsonl there.
+    #[arg(long)]
+    history: bool,
+    /// Clients that do everything; queues and pipelines have their own.
+    #[arg(long, default_value_t = 16)]
+    clients: u32,
+    /// Mean pause of such a client between two commands, milliseconds.
+    #[arg(long, default_value_t = 6)]
+    think_ms: u64,
+    /// Mean pause between two faults of a lane, milliseconds.
+    #[arg(long, default_value_t = 2200)]
+    pause_ms: u64,
+}
+
+/// Where a subcommand differs from the others.
+pub(crate) struct Defaults<'a> {
+    pub(crate) subcommand: &'a str,
+    pub(crate) faults: &'a [&'a str],
+    pub(crate) report: &'a str,
+}
+
+impl LoadArgs {
+    /// The run that is asked for. `own` are the subcommand's own arguments, for replaying.
+    pub(crate) fn options(&self, own: &str, defaults: &Defaults<'_>) -> anyhow::Result<RunOptions> {
+        let seed = match self.seed {
+            Some(seed) => seed,
+            // One that nobody has seen before.
+            None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64 % 1_000_000,
+        };
+        let default = || defaults.faults.iter().map(|name| (*name).to_owned()).collect();
+        let faults = if self.faults.is_empty() { default() } else { self.faults.clone() };
+        let command = format!(
+            "chaos {} --seed {seed} --minutes {} --faults {} {own} --clients {} --think-ms {} --pause-ms {}",
+            defaults.subcommand,
+            self.minutes,
+            faults.join(","),
+            self.clients,
+            self.think_ms,
+            self.pause_ms,
+        );
+        Ok(RunOptions {
+            title: format!("chaos {}", defaults.subcommand),
+            command,
+            plan: Plan {
+                seed,
+                kinds: kinds(&faults)?,
+                pause_ms: (self.pause_ms / 4, self.pause_ms * 7 / 4),
+                ..Plan::default()
+            },
+            workload: workload::Options {
+                clients: self.clients,
+                think: Duration::from_millis(self.think_ms),
+                seed,
+                ..workload::Options::default()
+            },
+            length: Duration::from_secs_f64(self.minutes * 60.0),
+            report: self.report.clone().unwrap_or_else(|| defaults.report.into()),
+            keep_history: self.history,
+            strict: true,
+        })
     }
 }
 
 /// Names of faults; `mix` and `none` are allowed.
-pub(crate) fn kinds(names: &[String]) -> anyhow::Result<Vec<FaultKind>> {
+fn kinds(names: &[String]) -> anyhow::Result<Vec<FaultKind>> {
     let mut kinds: Vec<FaultKind> = Vec::new();
     for name in names {
         match name.as_str() {
