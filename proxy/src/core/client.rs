@@ -214,6 +214,11 @@ impl Client {
         number
     }
 
+    /// Whether an earlier reply than this one is still out.
+    pub(crate) fn waits_before(&self, reply: u32) -> bool {
+        reply != self.first_reply
+    }
+
     /// The last place in the reply order that waits for something.
     pub(crate) fn last_outstanding(&self) -> Option<u32> {
         let waits = |item: &Item| matches!(item, Item::Waiting | Item::Muted);

@@ -19,6 +19,7 @@ use super::link::LinkState;
 use super::request::{Handle, Kind, NONE, Owner, Progress, Request};
 use super::respond;
 use super::router::Primary;
+use super::session::is_single_key;
 use super::{Action, Session, WorkerCore};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_proto::bugs;
@@ -323,7 +324,10 @@ impl WorkerCore {
         match status {
             AnswerStatus::Reply | AnswerStatus::WatchVersions => {
                 self.note_alive(index, link);
-                self.complete(index, status, payload);
+                match self.overlooked(index) {
+                    Some(write) => self.ask_after(index, write),
+                    None => self.complete(index, status, payload),
+                }
             }
             AnswerStatus::Blocked => {
                 self.note_alive(index, link);
@@ -341,6 +345,58 @@ impl WorkerCore {
             AnswerStatus::Frozen => self.wait_and_pause(index, FROZEN_PAUSE_US),
             AnswerStatus::Moved => self.handle_moved(index, payload),
         }
+    }
+
+    /// The client's first unanswered write that a read over several slots may have been answered
+    /// without. Such a read names one write to wait for, and of the others a shard may have refused
+    /// some for a moment.
+    fn overlooked(&self, index: u32) -> Option<Handle> {
+        let read = self.requests.get(index);
+        if matches!(read.kind, Kind::Write(_)) || read.depends_on == Handle::NOWHERE {
+            return None;
+        }
+        let spec = holdfast_proto::command::all().nth(read.command as usize)?;
+        if is_single_key(spec) {
+            return None;
+        }
+        let (client, reply) = self.asker(read.owner)?;
+        if !self.clients.get(client)?.waits_before(reply) {
+            return None;
+        }
+        let mut earlier = self.router.shards[read.shard as usize].list.head;
+        while earlier != NONE {
+            let write = self.requests.get(earlier);
+            let unsettled = matches!(write.kind, Kind::Write(_))
+                && write.order < read.order
+                && write.progress != Progress::Blocked;
+            if unsettled && self.asker(write.owner).is_some_and(|(asker, _)| asker == client) {
+                return Some(self.requests.handle(earlier));
+            }
+            earlier = self.requests.next_in_shard(earlier);
+        }
+        None
+    }
+
+    /// The client that gets an answer, and as which of its replies.
+    fn asker(&self, owner: Owner) -> Option<(u32, u32)> {
+        let (client, generation, reply) = match owner {
+            Owner::Client { client, generation, reply } => (client, generation, reply),
+            Owner::Scatter { index, .. } => {
+                let scatter = self.scatters.slab.get(index as usize)?;
+                (scatter.client, scatter.generation, scatter.reply)
+            }
+            Owner::Nobody | Owner::Lookup { .. } | Owner::Queued { .. } => return None,
+        };
+        self.clients.get(client).filter(|c| c.generation == generation).map(|_| (client, reply))
+    }
+
+    /// Asks a read again, behind a write.
+    fn ask_after(&mut self, index: u32, write: Handle) {
+        let request = self.requests.get_mut(index);
+        request.depends_on = write;
+        request.progress = Progress::Waiting;
+        let shard = request.shard;
+        self.flush(shard);
     }
 
     /// An answer that only a primary gives: closes the outage of its shard.

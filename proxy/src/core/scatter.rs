@@ -40,9 +40,9 @@ pub(crate) enum Spread {
 
 /// One split command.
 pub(crate) struct Scatter {
-    client: u32,
-    generation: u32,
-    reply: u32,
+    pub(crate) client: u32,
+    pub(crate) generation: u32,
+    pub(crate) reply: u32,
     merge: Merge,
     /// The replies, by part.
     parts: Vec<Bytes>,
@@ -72,7 +72,7 @@ enum Merge {
 /// The split commands of a worker.
 #[derive(Default)]
 pub(crate) struct Scatters {
-    slab: Slab<Scatter>,
+    pub(crate) slab: Slab<Scatter>,
 }
 
 /// Low bits of a cursor that name the shard; 64 shards are the most a cluster has.

@@ -663,7 +663,7 @@ fn is_sentinel(request: &RawRequest) -> bool {
 }
 
 /// Its only key is its first argument.
-fn is_single_key(spec: &CommandSpec) -> bool {
+pub(crate) fn is_single_key(spec: &CommandSpec) -> bool {
     spec.first_key == 1 && spec.last_key == 1 && !spec.flags.has(flag::MOVABLEKEYS)
 }
 

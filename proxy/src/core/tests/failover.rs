@@ -142,6 +142,28 @@ fn a_gap_is_closed_in_order() {
 }
 
 #[test]
+fn a_read_of_several_keys_is_asked_again_after_a_write_that_was_refused() {
+    let mut world = World::new(1);
+    let client = world.client();
+    world.send(client, "SET a 1\nSET b 2\nMGET a b\nGET a");
+    let sent = world.received(0);
+    world.reply(0, &sent[0], "+OK\r\n");
+    world.answer(0, sent[1].tag(), AnswerStatus::Busy, b"");
+    // Executed between the two writes.
+    world.reply(0, &sent[2], "*2\r\n$1\r\n1\r\n$-1\r\n");
+    world.reply(0, &sent[3], "$1\r\n1\r\n");
+    assert_eq!(world.told(client), "+OK\r\n");
+    world.pass(20, &[0]);
+    let again = world.received(0);
+    assert_eq!(texts(&again), ["SET b 2", "MGET a b"]);
+    let Received::Read(read) = &again[1] else { panic!("a read") };
+    assert_eq!((read.depends_on_slot, read.depends_on_seq), (Slot::of_key(b"b"), 1));
+    world.reply(0, &again[0], "+OK\r\n");
+    world.reply(0, &again[1], "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+    assert_eq!(world.told(client), "+OK\r\n*2\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n1\r\n");
+}
+
+#[test]
 fn past_the_deadline_errors_say_what_is_known() {
     let mut world = World::new(1);
     let client = world.client();

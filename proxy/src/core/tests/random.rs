@@ -126,9 +126,11 @@ impl Chaos {
                         self.requests[link].push_back(request);
                         return;
                     }
-                    let key = request.text()["GET ".len()..].to_owned();
-                    let value = self.shard.counters.get(&key).copied().unwrap_or(0);
-                    answer(AnswerStatus::Reply, format!("={value}\r\n").into_bytes())
+                    let text = request.text();
+                    let value =
+                        |key: &str| self.shard.counters.get(key).copied().unwrap_or(0).to_string();
+                    let values: Vec<String> = text.split(' ').skip(1).map(value).collect();
+                    answer(AnswerStatus::Reply, format!("={}\r\n", values.join(" ")).into_bytes())
                 }
             }
         };
@@ -232,14 +234,22 @@ fn run(seed: u64) -> usize {
         if chaos.dice.below(10) == 0 {
             let who = chaos.dice.below(clients.len());
             let which = chaos.dice.below(2);
-            if chaos.dice.below(4) == 0 {
-                chaos.world.send(clients[who], &format!("GET c{who}{which}"));
-                expected[who].push_str(&format!("={}\r\n", counts[who][which]));
-            } else {
-                chaos.world.send(clients[who], &format!("INCR c{who}{which}"));
-                counts[who][which] += 1;
-                writes += 1;
-                expected[who].push_str(&format!(":{}\r\n", counts[who][which]));
+            let [zero, one] = counts[who];
+            match chaos.dice.below(8) {
+                0 => {
+                    chaos.world.send(clients[who], &format!("GET c{who}{which}"));
+                    expected[who].push_str(&format!("={}\r\n", counts[who][which]));
+                }
+                1 => {
+                    chaos.world.send(clients[who], &format!("MGET c{who}0 c{who}1"));
+                    expected[who].push_str(&format!("={zero} {one}\r\n"));
+                }
+                _ => {
+                    chaos.world.send(clients[who], &format!("INCR c{who}{which}"));
+                    counts[who][which] += 1;
+                    writes += 1;
+                    expected[who].push_str(&format!(":{}\r\n", counts[who][which]));
+                }
             }
         }
         chaos.step();
