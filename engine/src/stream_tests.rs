@@ -158,3 +158,75 @@ fn approximate_trimming_is_the_same_after_a_restart() {
         assert_eq!(client.run("XLEN s"), other.run("XLEN s"), "{trim}");
     }
 }
+
+/// `entries-read` and `lag` of every group of `s`.
+fn progress(client: &mut Client) -> String {
+    let info = client.run("XINFO GROUPS s");
+    let lines: Vec<_> = info.split("\r\n").collect();
+    let values = lines.windows(2).filter(|pair| matches!(pair[0], "entries-read" | "lag"));
+    values.map(|pair| pair[1].replace("$-1", "nil")).collect::<Vec<_>>().join(" ")
+}
+
+/// Commands, and after `=>` the progress that they lead to.
+fn check_progress(script: &str) {
+    let mut client = Client::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (commands, wanted) = line.split_once(" => ").unwrap_or((line, ""));
+        for command in commands.split("; ") {
+            let reply = match command.strip_prefix("READ") {
+                Some(rest) => client.run(&format!("XREADGROUP GROUP g c{rest}")),
+                None => client.run(command),
+            };
+            assert!(!reply.starts_with('-'), "{command}: {reply}");
+        }
+        if !wanted.is_empty() {
+            assert_eq!(progress(&mut client), wanted, "{line}");
+            client.restart();
+            assert_eq!(progress(&mut client), wanted, "{line}, from a checkpoint");
+        }
+    }
+}
+
+/// The numbers are those of Redis's own tests since 7.2.7.
+#[test]
+fn what_was_deleted_or_trimmed_unread_is_no_lag() {
+    check_progress(
+        "XGROUP CREATE s g $ MKSTREAM; XADD s 1-0 f v; READ STREAMS s > => :1 :0
+         XADD s 2-0 f v; XADD s 3-0 f v; XDEL s 2-0 => :1 nil
+         XDEL s 1-0 => :1 :1
+         READ STREAMS s > => :3 :0",
+    );
+    check_progress(
+        "XADD s 1-0 f v; XADD s 2-0 f v; XADD s 3-0 f v; XADD s 4-0 f v; XADD s 5-0 f v
+         XDEL s 3-0; XGROUP CREATE s g 0; XGROUP CREATE s h 0 => nil nil nil nil
+         READ COUNT 1 STREAMS s > => nil nil nil nil
+         READ COUNT 2 STREAMS s > => nil nil nil nil
+         READ COUNT 1 STREAMS s > => :5 :0 nil nil
+         XADD s 6-0 f v => :5 :1 nil nil
+         XTRIM s MINID = 3-0 => :5 :1 nil :3
+         XTRIM s MINID = 5-0 => :5 :1 nil :2",
+    );
+    check_progress(
+        "XGROUP CREATE s g $ MKSTREAM
+         XADD s 1-0 f v; XADD s 2-0 f v; XADD s 3-0 f v; XADD s 4-0 f v; XADD s 5-0 f v
+         READ COUNT 1 STREAMS s > => :1 :4
+         XTRIM s MAXLEN 1 => :1 :1
+         READ STREAMS s > => :5 :0
+         XADD s 6-0 f v => :5 :1
+         XTRIM s MAXLEN 0 => :5 :0",
+    );
+}
+
+#[test]
+fn counts_that_clients_claim_wrap_around() {
+    check_progress(
+        "XGROUP CREATE s g 0 MKSTREAM ENTRIESREAD 9223372036854775807 => :9223372036854775807 :0
+         XADD s 1-0 f v; XADD s 2-0 f v => :9223372036854775807 :2
+         XGROUP SETID s g 1-0 ENTRIESREAD 9223372036854775807 \
+         => :9223372036854775807 :-9223372036854775805
+         XDEL s 1-0 => :9223372036854775807 :1
+         XGROUP SETID s g 2-0 ENTRIESREAD 9223372036854775807 \
+         => :9223372036854775807 :-9223372036854775805
+         XADD s 3-0 f v; READ STREAMS s > => :-9223372036854775808 :-9223372036854775805",
+    );
+}

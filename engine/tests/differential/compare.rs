@@ -85,6 +85,10 @@ fn both_integers(ours: &Value, theirs: &Value) -> bool {
     matches!((ours, theirs), (Value::Integer(_), Value::Integer(_)))
 }
 
+fn is_count(value: &Value) -> bool {
+    matches!(value, Value::Integer(_) | Value::Null)
+}
+
 fn near(ours: &Value, theirs: &Value, tolerance: u64) -> bool {
     match (ours, theirs) {
         (Value::Integer(a), Value::Integer(b)) => *a >= 0 && *b >= 0 && a.abs_diff(*b) <= tolerance,
@@ -234,7 +238,8 @@ fn as_pairs(value: &Value) -> Value {
     }
 }
 
-/// New in 7.2 is when a consumer was last active; the radix tree's nodes are the other's own.
+/// New in 7.2 is when a consumer was last active, and since 7.2.7 groups count otherwise where entries
+/// are missing; the radix tree's nodes are the other's own.
 fn same_stream_info(ours: &Value, theirs: &Value) -> bool {
     match (ours, theirs) {
         (Value::Map(a), Value::Map(b)) => {
@@ -246,6 +251,7 @@ fn same_stream_info(ours: &Value, theirs: &Value) -> bool {
                     ours_name == name
                         && match label(name).as_slice() {
                             b"radix-tree-nodes" => both_integers(ours, theirs),
+                            b"entries-read" | b"lag" => is_count(ours) && is_count(theirs),
                             b"pending" => same_pending(ours, theirs),
                             b"idle" | b"seen-time" => near(ours, theirs, 1500),
                             _ => same_stream_info(ours, theirs),

@@ -234,24 +234,33 @@ impl Group {
 
     // ---- progress ------------------------------------------------------------------------------
 
-    /// Notes that an entry was delivered.
+    /// Notes that an entry was delivered. The counter goes on by one if it is known and nothing is
+    /// missing between the last entry delivered and this one.
     pub(crate) fn advance(&mut self, log: &Log, id: StreamId) {
         if id <= self.last_id {
             return;
         }
         match self.entries_read {
-            Some(count) if !log.has_gap_from(id) => self.entries_read = Some(count + 1),
+            Some(count) if self.last_id >= log.first_id && !log.has_gap_from(self.last_id) => {
+                // A file may claim any count; the last number is the one that says "not known".
+                self.entries_read = count.checked_add(1).filter(|&count| count != u64::MAX);
+            }
             _ if log.entries_added > 0 => self.entries_read = log.count_until(id),
             _ => {}
         }
         self.last_id = id;
     }
 
-    /// How many entries are still to be delivered, if that can be told.
+    /// How many entries are still to be delivered, if that can be told. As since Redis 7.2.7: before,
+    /// entries that were deleted or trimmed away unread went on counting.
     pub(crate) fn lag(&self, log: &Log) -> Option<i64> {
-        if log.entries_added == 0 {
+        if log.entries_added == 0 || log.len() == 0 {
             return Some(0);
         }
+        if self.last_id.max(log.max_deleted_id) < log.first_id {
+            return Some(log.len() as i64);
+        }
+        // Clients may claim any counts, so the difference may wrap around.
         let read = match self.entries_read {
             Some(count) if !log.has_gap_from(self.last_id) => count,
             _ => log.count_until(self.last_id)?,

@@ -283,7 +283,7 @@ impl Log {
         if (self.len == 0 && id <= self.last_id) || id == self.last_id {
             return Some(self.entries_added);
         }
-        if id > self.last_id {
+        if id > self.last_id || (!id.is_zero() && id < self.max_deleted_id) {
             return None;
         }
         let whole = self.max_deleted_id.is_zero() || self.max_deleted_id < self.first_id;
