@@ -23,8 +23,9 @@ struct Match {
 }
 
 fn lcs(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
-    let a = operand(ctx, args[1])?;
-    let b = operand(ctx, args[2])?;
+    // Both are looked up, which may be told as misses, before either is refused.
+    let (a, b) = (operand(ctx, args[1]), operand(ctx, args[2]));
+    let (a, b) = (a?, b?);
     let options = Options::parse(&args[3..])?;
     if options.len && options.index {
         return Err(CommandError::Text(
