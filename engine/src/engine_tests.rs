@@ -546,6 +546,27 @@ fn effects_are_told_to_who_watches_and_cost_nothing_else() {
     assert_eq!(c.out.effects, [Effect::AllChanged]);
 }
 
+#[test]
+fn a_bitfield_that_only_makes_room_has_no_event() {
+    let mut c = Client::new();
+    let empty = c.engine.space.memory();
+    c.engine.watch(Watched { events: EventClasses::ALL, keys: true, publications: false });
+    let refused = "BITFIELD k OVERFLOW FAIL SET u8 80000 300";
+    let setbit = event(EventClasses::STRING, "setbit", "k");
+    assert_eq!(c.run(refused), "*1\r\n$-1\r\n");
+    // It is there and longer than before, which transactions and caches must know.
+    assert_eq!(c.out.effects, [changed("k")]);
+    assert_eq!(c.run("STRLEN k"), ":10001\r\n");
+    assert!(c.engine.space.memory() > empty + 10_000);
+    c.run(refused);
+    assert!(c.out.effects.is_empty());
+    c.run("DEL k");
+    assert_eq!(c.engine.space.memory(), empty);
+    // What one operation may not do, another may.
+    c.run(&format!("{refused} SET u8 0 0"));
+    assert_eq!(c.out.effects, [changed("k"), setbit]);
+}
+
 fn changed(key: &str) -> Effect {
     Effect::Changed { key: key.as_bytes().into() }
 }

@@ -696,7 +696,7 @@ impl Keys<'_> {
         self.notify(EventClasses::NEW, "new", key);
     }
 
-    /// As [`Keys::modified`], for changes of a stream that nobody waits for: wakes nobody.
+    /// As [`Keys::modified`], for changes that nobody waits for: wakes nobody.
     pub(crate) fn modified_quietly(&mut self, key: &[u8]) {
         let (slot, hash) = self.place(key);
         self.space.signal(self.db, hash, key);

@@ -128,7 +128,8 @@ fn write(
     operations: &[Operation],
     last_written: usize,
 ) -> CommandResult {
-    let (bytes, mut changed) = bits_to_change(ctx, key, last_written)?;
+    let (bytes, grown) = bits_to_change(ctx, key, last_written)?;
+    let mut changed = false;
     let mut results = Vec::with_capacity(operations.len());
     for &Operation { field, offset, action, overflow } in operations {
         let old = field.get(bytes, offset);
@@ -145,12 +146,16 @@ fn write(
         let new = field.fit(wanted, overflow);
         if let Some(new) = new {
             field.set(bytes, offset, new);
-            changed |= new != old;
+            changed |= grown || new != old;
         }
         results.push(new.map(|new| if replies_old { old } else { new }));
     }
     if changed {
         ctx.keys.changed_by(key, EventClasses::STRING, "setbit");
+    } else if grown {
+        // Every write was refused. Redis has made room all the same, and tells nobody; but who
+        // watches or caches the key has another value than there is now.
+        ctx.keys.modified_quietly(key);
     }
     ctx.reply.array(results.len());
     for result in results {

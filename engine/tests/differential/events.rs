@@ -139,6 +139,9 @@ fn expiry_and_random_members_have_equal_events() {
         HSET h f 1; HDEL h f; HINCRBY h f 1; HINCRBYFLOAT h f 1; HSETNX h g 1; DEL h
         ZADD z 1 a 2 b; ZADD z INCR 1 a; ZINCRBY z 1 a; ZPOPMIN z; ZPOPMAX z; ZADD z XX 1 a
         SMOVE s t x; SADD s x; SMOVE s t x; SADD s x; SMOVE s t x; DEL s t
+        BITFIELD k OVERFLOW FAIL SET u8 100 300; BITFIELD k SET u8 100 0; STRLEN k; DEL k
+        SET k a; BITFIELD k OVERFLOW FAIL SET u8 100 300 INCRBY u8 0 -98; STRLEN k
+        BITFIELD k OVERFLOW FAIL SET u8 200 300 SET u8 0 97; STRLEN k; DEL k
         RPUSH l x; LCS l s; LCS s l; LCS s t; LCS s t LEN IDX; LCS s t x; DEL l
         MULTI; SET a 1; INCR a; DEL a; GET a; EXEC";
     let (mut our_expired, mut their_expired) = (Vec::new(), Vec::new());

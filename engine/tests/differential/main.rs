@@ -183,11 +183,16 @@ fn sequence(seed: u64, settings: &Settings, families: &[Family]) -> Vec<Step> {
             continue;
         }
         // Flushing fails every transaction that watches anything, here; in Redis, only those that
-        // watch a key which was there.
-        let name = args[0].to_ascii_uppercase();
-        let left_out: &[&[u8]] =
-            if seed % 4 < 2 { &[b"WATCH"] } else { &[b"FLUSHDB", b"FLUSHALL", b"SWAPDB"] };
-        if left_out.contains(&name.as_slice()) {
+        // watch a key which was there. A BITFIELD that is refused but makes its key longer fails
+        // those that watch it.
+        let may_be_refused = || args.iter().any(|arg| arg.eq_ignore_ascii_case(b"FAIL"));
+        let left_out = match args[0].to_ascii_uppercase().as_slice() {
+            b"WATCH" => seed % 4 < 2,
+            b"FLUSHDB" | b"FLUSHALL" | b"SWAPDB" => seed % 4 >= 2,
+            b"BITFIELD" => seed % 4 >= 2 && may_be_refused(),
+            _ => false,
+        };
+        if left_out {
             continue;
         }
         queued[client] = match args[0].to_ascii_uppercase().as_slice() {
