@@ -567,6 +567,21 @@ fn a_bitfield_that_only_makes_room_has_no_event() {
     assert_eq!(c.out.effects, [changed("k"), setbit]);
 }
 
+#[test]
+fn a_pfadd_that_ends_with_an_error_has_no_event() {
+    let mut c = Client::new();
+    // A sparse HyperLogLog that ends 255 registers before the last one.
+    c.run(&format!("SET k HYLL\u{1}{}\u{7f}\0", "\0".repeat(11)));
+    c.engine.watch(Watched { events: EventClasses::ALL, keys: true, publications: false });
+    let elements: String = (0..300).map(|number| format!(" {number}")).collect();
+    let before = c.run("GET k");
+    let reply = c.run(&format!("PFADD k{elements}"));
+    assert_eq!(reply, "-INVALIDOBJ Corrupted HLL object detected\r\n");
+    assert_eq!(c.out.effects, [changed("k")]);
+    let after = c.run("GET k");
+    assert!(after.len() > before.len(), "the first elements were added");
+}
+
 fn changed(key: &str) -> Effect {
     Effect::Changed { key: key.as_bytes().into() }
 }

@@ -47,7 +47,12 @@ fn pfadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> CommandResult {
     }
     if changed {
         hll::invalidate(value);
-        ctx.keys.changed_by(key, EventClasses::STRING, "pfadd");
+        match result {
+            Ok(()) => ctx.keys.changed_by(key, EventClasses::STRING, "pfadd"),
+            // Redis tells nobody of what was added before the error. There is no event here either,
+            // but who watches or caches the key has another value than there is now.
+            Err(_) => ctx.keys.modified_quietly(key),
+        }
     }
     ctx.reply.flag(changed);
     result
