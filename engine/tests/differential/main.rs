@@ -248,7 +248,11 @@ fn playable(args: &Args, queued: bool, settings: &Settings) -> bool {
     // A stock server makes as many picks as it is asked for, and is busy for hours.
     let endless = matches!(name.as_str(), "SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER")
         && args.get(2).is_some_and(|count| count.first() == Some(&b'-') && count.len() > 6);
-    let left_out = (queued && random) || new_in_7_2 || endless || settings.skip.contains(&name);
+    // A stock server stores elements of equal weight in any order.
+    let has = |word: &str| args.iter().any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
+    let any_order = name == "SORT" && has("BY") && has("ALPHA") && has("STORE");
+    let left_out =
+        (queued && random) || new_in_7_2 || endless || any_order || settings.skip.contains(&name);
     !left_out
 }
 
