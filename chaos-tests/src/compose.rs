@@ -323,7 +323,11 @@ impl Target for ComposeCluster {
 
     fn kill(&self, name: &str) -> anyhow::Result<()> {
         self.note_restarts(name);
-        docker(&["kill", &self.container(name)?]).map(drop)
+        // Docker refuses to kill what does not run.
+        if self.inspect(name, "{{.State.Running}}")? == "true" {
+            docker(&["kill", &self.container(name)?])?;
+        }
+        Ok(())
     }
 
     fn stop(&self, name: &str) -> anyhow::Result<bool> {
@@ -351,7 +355,11 @@ impl Target for ComposeCluster {
     }
 
     fn resume(&self, name: &str) -> anyhow::Result<()> {
-        docker(&["unpause", &self.container(name)?]).map(drop)
+        // Docker refuses to resume what is not paused; nothing is to be done then.
+        if self.inspect(name, "{{.State.Paused}}")? == "true" {
+            docker(&["unpause", &self.container(name)?])?;
+        }
+        Ok(())
     }
 
     fn set_links(&self, faults: &BTreeSet<LinkFault>) -> anyhow::Result<()> {
