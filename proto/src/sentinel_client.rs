@@ -6,6 +6,7 @@
 //! and [`SentinelClient::watch_topology`] goes on trying for ever.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -349,6 +350,9 @@ impl SentinelClient {
                     Ok(stub) => timeout(attempt, send(stub, request.clone())).await,
                     Err(error) => Ok(Err(error)),
                 };
+                if is_broken(&outcome) {
+                    self.state().channels.remove(&addr);
+                }
                 match judge(&addr, outcome) {
                     Ok(answer) => {
                         self.state().preferred = Some(addr);
@@ -424,6 +428,17 @@ fn endpoint(addr: &str) -> Result<Endpoint, Status> {
 
 type Attempt<A> = Result<Result<tonic::Response<A>, Status>, tokio::time::error::Elapsed>;
 
+/// Whether the connection is not to be used again: it broke, or it is silent, as that to a machine which
+/// lost power or came back with another address. What a sentinel says has no source, what happens to a
+/// connection has.
+fn is_broken<A>(outcome: &Attempt<A>) -> bool {
+    match outcome {
+        Err(_) => true,
+        Ok(Err(status)) => status.source().is_some(),
+        Ok(Ok(_)) => false,
+    }
+}
+
 fn judge<A>(addr: &str, outcome: Attempt<A>) -> Result<A, Verdict> {
     let status = match outcome {
         Ok(Ok(response)) => return Ok(response.into_inner()),
@@ -483,6 +498,25 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    }
+
+    /// As a machine that lost power: the connection stands, nobody answers.
+    #[tokio::test]
+    async fn a_connection_that_does_not_answer_is_not_used_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let client = SentinelClient::new(vec![0; 16], vec![0; 32], [addr]);
+        let short = Duration::from_millis(100);
+        const LIMIT: Duration = Duration::from_secs(10);
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            let request = v1::StatusRequest::default();
+            let ask = |mut stub: Stub<Channel>, r| async move { stub.status(r).await };
+            let call = client.call(short, short, request, ask);
+            let (result, accepted) = tokio::join!(call, timeout(LIMIT, listener.accept()));
+            assert!(result.is_err());
+            silent.push(accepted.expect("a new connection").unwrap());
+        }
     }
 
     #[tokio::test]
