@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::v1;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::balance::{Balancer, Reason, Transfer};
 use crate::core::metadata::Command;
@@ -26,6 +26,10 @@ const ROUND: Duration = Duration::from_secs(1);
 const REPAIR_ROUND: Duration = Duration::from_millis(200);
 /// Far beyond every hold deadline of a proxy (10 s), after which its workers cannot resend.
 const PROXY_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A refused hand-over is ordered again this long, as its target may catch up or be heard again: a
+/// primary forgets at each check of its quorum (1 s) whom it has heard, until the next heartbeat.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(sentinel: Arc<Sentinel>) {
     let mut balancer = Balancer::default();
@@ -197,19 +201,27 @@ async fn repair_shards(sentinel: &Sentinel) -> bool {
     any
 }
 
-/// Carries out a planned transfer and records it.
+/// Carries out a planned transfer and records it. One that the primary refuses is ordered again for a
+/// while.
 pub(crate) async fn hand_over(
     sentinel: &Sentinel,
     transfer: Transfer,
 ) -> Result<v1::FailoverReport, String> {
     let Transfer { shard, from_node, to_node, to_raft_id, reason } = transfer;
     let addr = sentinel.control_addr(from_node).ok_or("the primary's address is not known")?;
-    let began = Instant::now();
-    let reply = sentinel.orders.transfer_leader(&addr, shard, to_raft_id).await;
-    let reply = reply.map_err(|e| format!("node {from_node}: {}", e.message()))?;
-    if !reply.done {
-        return Err(format!("node {from_node}: {}", reply.reason));
-    }
+    let asked = Instant::now();
+    let (began, reply) = loop {
+        let began = Instant::now();
+        let reply = sentinel.orders.transfer_leader(&addr, shard, to_raft_id).await;
+        let reply = reply.map_err(|e| format!("node {from_node}: {}", e.message()))?;
+        if reply.done {
+            break (began, reply);
+        }
+        if asked.elapsed() >= HAND_OVER_PATIENCE {
+            return Err(format!("node {from_node}: {}", reply.reason));
+        }
+        sleep(HAND_OVER_PAUSE).await;
+    };
     let took = began.elapsed();
     let report = v1::FailoverReport {
         shard,

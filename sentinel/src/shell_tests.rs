@@ -89,6 +89,8 @@ struct FakeShard {
     /// When the leader was last heard by the others; it is "heard" until its node is killed.
     silent_since: Option<Instant>,
     forgotten: Vec<u64>,
+    /// So many hand-overs are refused.
+    refusals: u32,
 }
 
 #[derive(Clone)]
@@ -192,6 +194,11 @@ impl NodeControl for FakeNode {
     ) -> Result<Response<v1::TransferLeaderReply>, Status> {
         let mut shard = self.shard.lock().unwrap();
         assert_eq!(shard.leader, self.id);
+        if let Some(left) = shard.refusals.checked_sub(1) {
+            shard.refusals = left;
+            let reason = "not heard recently".to_owned();
+            return Ok(Response::new(v1::TransferLeaderReply { reason, ..Default::default() }));
+        }
         shard.term += 1;
         shard.leader = request.get_ref().to_raft_id;
         let (done, term) = (true, shard.term);
@@ -268,7 +275,8 @@ async fn until(what: &str, limit: Duration, done: impl Fn() -> bool) -> Duration
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_registration_through_a_failover_to_a_planned_hand_over() {
     let (sentinel, service) = start_sentinel();
-    let shard = FakeShard { term: 1, leader: 0, silent_since: None, forgotten: vec![] };
+    let shard =
+        FakeShard { term: 1, leader: 0, silent_since: None, forgotten: vec![], refusals: 2 };
     let shard = Arc::new(Mutex::new(shard));
     sentinel.chores.notify_one();
     let founded = || sentinel.group.published().metadata.is_founded();
