@@ -18,7 +18,7 @@ use super::{CLUSTER, SECRET};
 /// States are compared at these indexes, wherever an executor stops there.
 const DIGEST_EVERY: u64 = 16;
 /// A failed process is started again by its supervisor after this long.
-const RESTART_AFTER: Duration = Duration::from_millis(300);
+pub(crate) const RESTART_AFTER: Duration = Duration::from_millis(300);
 /// After a pause a replica that had heard its leader just before does not campaign by itself for this
 /// long: it has not listened yet.
 const REST: Duration = Duration::from_millis(400);

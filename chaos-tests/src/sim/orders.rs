@@ -9,6 +9,7 @@ use holdfast_proto::ids::{RaftId, ShardId, Term, WorkerId};
 use holdfast_proto::v1;
 use holdfast_sentinel::core::balance::Transfer;
 
+use super::nodes::RESTART_AFTER;
 use super::plan::Proc;
 use super::world::{Event, World};
 
@@ -137,6 +138,10 @@ impl World {
             Rpc::Order { from, order } => self.take_order(at, from, order),
             Rpc::EndProcess => {
                 self.kill(Proc::Node(at));
+                if self.machines[at].down == 0 {
+                    // It was paused when it was asked: nobody waits any more to start it again.
+                    self.after(RESTART_AFTER, Event::Start { proc: Proc::Node(at) });
+                }
             }
             _ => {}
         }
