@@ -51,8 +51,9 @@ pub enum Role {
 
 /// A cluster that can be hurt. Called from one thread per lane of faults, so everything blocks.
 ///
-/// Faults on processes are undone by `start`, `resume`, `inject(.., "")`, which do nothing where nothing
-/// is to be undone; those on links by setting fewer. A fault that a target does not have answers an error; [`Target::can`] says so before.
+/// Faults on processes are undone by `start`, `resume`, `inject(.., "")`, which do nothing where
+/// nothing is to be undone; those on links by setting fewer. A fault that a target does not have
+/// answers an error; [`Target::can`] says so before.
 pub trait Target: Send + Sync {
     /// Names of the processes of a role.
     fn names(&self, role: Role) -> Vec<String>;

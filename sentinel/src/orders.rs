@@ -114,8 +114,9 @@ impl Orders {
         .await
     }
 
-    /// Sends a request; once more over a new connection if the old one turns out to be broken, which
-    /// all that is asked here bears: it names a term, or does nothing the second time.
+    /// Sends a request; once more over a new connection if the old one turns out to be broken. All that
+    /// is asked here bears that: the second time it is refused or changes nothing, and a replica that
+    /// starts twice is only slower.
     async fn ask<Q, A, F>(
         &self,
         addr: &str,
@@ -201,7 +202,8 @@ mod tests {
         let orders = Orders::new(Bytes::new());
         let accept = async {
             drop(listener.accept().await.unwrap());
-            listener.accept().await.unwrap()
+            let again = timeout(Duration::from_secs(10), listener.accept()).await;
+            again.expect("a new connection").unwrap()
         };
         let (result, _second) = tokio::join!(orders.campaign(&addr, 1, 1), accept);
         assert_eq!(result.unwrap_err().code(), tonic::Code::DeadlineExceeded);

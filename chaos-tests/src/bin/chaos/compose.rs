@@ -1,6 +1,6 @@
 //! `chaos compose`.
 
-use crate::outcome::{self, Defaults, LoadArgs};
+use crate::shared::{self, Defaults, LoadArgs};
 use anyhow::Context;
 use holdfast_chaos_tests::compose::{ComposeCluster, ComposeOptions};
 use holdfast_chaos_tests::run::run as run_on;
@@ -45,6 +45,6 @@ pub(crate) fn run(args: &ComposeArgs) -> anyhow::Result<bool> {
     let cluster = ComposeCluster::start(project, folder.path()).context("start the containers")?;
     eprintln!("chaos: the containers serve after {:.1} s", started.elapsed().as_secs_f64());
     let report = run_on(&options, Arc::new(cluster))?;
-    outcome::print(&report, &options.report);
+    shared::print(&report, &options.report);
     Ok(report.is_fine())
 }

@@ -1,6 +1,6 @@
 //! `chaos local`.
 
-use crate::outcome::{self, Defaults, LoadArgs};
+use crate::shared::{self, Defaults, LoadArgs};
 use anyhow::Context;
 use holdfast_chaos_tests::local::cluster::{LocalCluster, Shape};
 use holdfast_chaos_tests::local::network;
@@ -70,6 +70,6 @@ pub(crate) fn run(args: &LocalArgs) -> anyhow::Result<bool> {
         .with_context(|| format!("start a cluster; see {}", logs.display()))?;
     eprintln!("chaos: the cluster serves after {:.1} s", started.elapsed().as_secs_f64());
     let report = run_on(&options, Arc::new(cluster))?;
-    outcome::print(&report, &options.report);
+    shared::print(&report, &options.report);
     Ok(report.is_fine())
 }

@@ -10,8 +10,8 @@ mod check;
 mod compose;
 mod failover;
 mod local;
-mod outcome;
 mod peer;
+mod shared;
 
 use clap::Parser;
 

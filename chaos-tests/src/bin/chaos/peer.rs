@@ -1,6 +1,6 @@
 //! `chaos peer`.
 
-use crate::outcome::{self, Defaults, LoadArgs};
+use crate::shared::{self, Defaults, LoadArgs};
 use anyhow::Context;
 use holdfast_chaos_tests::local::network;
 use holdfast_chaos_tests::peer::{Peer, PeerOptions};
@@ -45,6 +45,6 @@ pub(crate) fn run(args: &PeerArgs) -> anyhow::Result<bool> {
     let peer = Peer::start(&redis, data.path(), &logs)
         .with_context(|| format!("start Redis with Sentinel; see {}", logs.display()))?;
     let report = run_on(&options, Arc::new(peer))?;
-    outcome::print(&report, &options.report);
+    shared::print(&report, &options.report);
     Ok(report.is_fine())
 }
